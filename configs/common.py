@@ -1,0 +1,166 @@
+"""Every knob once, with its unit and its source; a recipe imports this and changes a few.
+
+Values are those of the ROG paper (ICCV 2023, section 4.1) and of its published configs, which follow MMDetection 2.25's
+Mask R-CNN; where the two differ, the published config is taken and the comment says so.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Settings common to all recipes; paths and `model.num_classes` are a recipe's to set."""
+    config = ConfigDict()
+    config.data = _data()
+    config.sampler = _sampler()
+    config.model = _model()
+    config.rpn = _rpn()
+    config.roi = _roi()
+    config.loss = _loss()
+    config.optim = _optim()
+    config.train = _train()
+    config.test = _test()
+    return config
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.train_json = ""  # LVIS json of the training images
+    data.train_images = ""  # folder that the json's file names (or the tails of its coco_url) are relative to
+    data.val_json = ""
+    data.val_images = ""
+    data.shapes = (
+        (832, 1344),
+        (1344, 832),
+    )  # padded (height, width) in pixels; each image takes the smallest that holds it
+    data.short_sides = (
+        640,
+        672,
+        704,
+        736,
+        768,
+        800,
+    )  # training scale jitter: the short side is one of these, in pixels
+    data.max_long_side = 1333  # pixels
+    data.test_short_side = 800  # pixels
+    data.flip = 0.5  # probability of a horizontal flip in training
+    data.max_objects = 300  # ground truths an image; more are left out at random, and counted
+    data.keep_empty_images = False  # images without an object take part in training
+    data.min_image_side = 32  # training images with a shorter side are left out, in pixels, as MMDetection does
+    data.workers = 4  # loader processes; 0 reads in the training process
+    data.prefetch = 2  # batches that each worker keeps ready
+    data.max_unreadable = 100  # unreadable images after which training stops
+    return data
+
+
+def _sampler() -> ConfigDict:
+    sampler = ConfigDict()
+    sampler.name = "repeat_factor"  # random | repeat_factor
+    sampler.threshold = (
+        1e-3  # t of repeat factor sampling: categories in fewer than this share of the images are repeated
+    )
+    sampler.rounding = "ceil"  # ceil (MMDetection, the paper) | stochastic (Detectron2)
+    return sampler
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.num_classes = 0  # foreground categories; 0 takes the number in the training json
+    model.depth = 50  # ResNet depth: 18, 34, 50 or 101
+    model.width = 64  # channels of the stem; 64 is the published ResNet
+    model.norm = "frozen_batch"  # frozen_batch (pretrained weights) | group (training from scratch)
+    model.frozen_stages = 1  # the stem and this many stages get no gradient; -1 trains all
+    model.fpn_channels = 256
+    model.masks = True  # False is Faster R-CNN
+    model.dtype = "bfloat16"  # features and convolutions; losses, boxes and ranking are float32 whatever this says
+    model.pixel_mean = (123.675, 116.28, 103.53)  # RGB, 0..255
+    model.pixel_std = (58.395, 57.12, 57.375)
+    return model
+
+
+def _rpn() -> ConfigDict:
+    rpn = ConfigDict()
+    rpn.anchor_scale = 8.0  # an anchor's side in units of its level's stride
+    rpn.ratios = (0.5, 1.0, 2.0)  # height / width
+    rpn.positive_iou = 0.7
+    rpn.negative_iou = 0.3
+    rpn.samples = 256  # anchors an image in the loss
+    rpn.positive_fraction = 0.5
+    rpn.nms_iou = 0.7
+    rpn.train_pre_nms = 2000  # per level
+    rpn.train_proposals = 1000  # per image, all levels
+    rpn.test_pre_nms = 1000
+    rpn.test_proposals = 1000
+    return rpn
+
+
+def _roi() -> ConfigDict:
+    roi = ConfigDict()
+    roi.samples = 512  # proposals an image in the losses
+    roi.positive_fraction = 0.25
+    roi.positive_iou = 0.5
+    roi.box_pool = 7  # cells a side
+    roi.mask_pool = 14
+    roi.sampling_ratio = 2  # points a side in each cell of RoIAlign
+    roi.align_method = "auto"  # gather | einsum | auto
+    roi.box_stds = (0.1, 0.1, 0.2, 0.2)  # of the deltas (dx, dy, dw, dh)
+    roi.hidden = 1024  # units of the two shared layers of the box head
+    roi.mask_channels = 256
+    roi.mask_convs = 4
+    return roi
+
+
+def _loss() -> ConfigDict:
+    loss = ConfigDict()
+    loss.classification = "sigmoid_ce"  # sigmoid_ce | softmax_ce
+    loss.ranking = "gap"  # none | gap
+    loss.gap = ConfigDict()
+    loss.gap.weight = 0.1  # lambda_gap: 0.1 with repeat factor sampling, 1.0 with random sampling (section 4.1)
+    loss.gap.gamma = 1.0  # exponent of omega
+    loss.gap.delta = 0.5  # half width of the ranking step, in units of the logit
+    loss.gap.variant = "paper"  # paper | published
+    loss.gap.method = "interval"  # interval | dense
+    loss.gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
+    loss.gap.scope = "device"  # rank over the images of a device (as the authors) | global
+    loss.gap.counts_scope = "global"  # count positives over all devices | device (as the authors)
+    loss.gap.omega = "online"  # online | offline (the training json's instance counts) | none
+    return loss
+
+
+def _optim() -> ConfigDict:
+    optim = ConfigDict()
+    optim.lr = 0.02  # for a global batch of `lr_batch_size`; scaled linearly with train.batch_size
+    optim.lr_batch_size = 16
+    optim.momentum = 0.9
+    optim.weight_decay = 1e-4
+    optim.warmup_steps = 500
+    optim.warmup_ratio = 1e-4  # of the first step's learning rate; the published config's, not in the paper
+    optim.milestones = (8, 11)  # in units of `milestone_unit`
+    optim.milestone_unit = "epochs"  # epochs | steps
+    optim.decay = 0.1  # factor at each milestone
+    optim.clip_norm = 5.0  # L2 norm of the whole gradient, 0 for none; the published config's, not in the paper
+    return optim
+
+
+def _train() -> ConfigDict:
+    train = ConfigDict()
+    train.batch_size = 16  # images a step over all devices
+    train.epochs = 12  # of the sampler, so with repeat factor sampling longer than a pass over the images
+    train.steps = 0  # if not 0, the length of the run in steps, instead of `epochs`
+    train.seed = 0
+    train.log_every = 50  # steps
+    train.checkpoint_every = 5000  # steps
+    train.keep_checkpoints = 2
+    return train
+
+
+def _test() -> ConfigDict:
+    test = ConfigDict()
+    test.batch_size = 16  # images over all devices
+    test.max_detections = 300  # an image
+    test.score_threshold = 1e-4
+    test.nms_iou = 0.5
+    test.pre_nms = 4000  # best (proposal, category) pairs an image that enter the class-wise NMS
+    test.mask_threshold = 0.5
+    test.evaluator = "hotcoco"  # hotcoco | official
+    test.pictures = 12  # images drawn beside their truth
+    return test
