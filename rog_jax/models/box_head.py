@@ -1,0 +1,174 @@
+"""Second stage: box head, its training targets, and the detections that it ends in."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import FrozenConfigDict
+
+from rog_jax.losses.localization import smooth_l1
+from rog_jax.models.layers import ParameterDraws, linear, normal, wide, xavier_uniform
+from rog_jax.ops import boxes as box_ops
+from rog_jax.ops.matching import match, sample
+from rog_jax.ops.nms import class_nms
+from rog_jax.ops.topk import top_k_large
+
+
+class SampledRoIs(NamedTuple):
+    """Regions of interest chosen for the losses; positives stand first in each image.
+
+    Attributes:
+        boxes: float32 [B, R, 4].
+        labels: int32 [B, R]: 0..C-1, C for background, -1 for an empty slot.
+        matched: int32 [B, R], the ground truth of a positive.
+        positives: the number of leading slots that can hold a positive (static).
+    """
+
+    boxes: Array
+    labels: Array
+    matched: Array
+    positives: int
+
+
+class BoxHead(nnx.Module):
+    """Two shared layers, then a linear classifier and class-specific box deltas.
+
+    Args:
+        inputs: values a RoI (cells x channels).
+        num_classes: C.
+        loss: the classification loss, which says the number of columns and their initialisation.
+    """
+
+    def __init__(self, inputs: int, hidden: int, num_classes: int, loss: Any, *, dtype: Any, rngs: ParameterDraws):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.fc1 = linear(inputs, hidden, init=xavier_uniform, **kwargs)
+        self.fc2 = linear(hidden, hidden, init=xavier_uniform, **kwargs)
+        distribution, std = loss.weight_init
+        if loss.predictor != "linear" or distribution != "normal":
+            raise ValueError(f"the box head has no {loss.predictor} predictor with {distribution} initialisation")
+        self.classifier = linear(hidden, loss.num_outputs, init=normal(std), **kwargs)
+        bias = np.broadcast_to(np.asarray(loss.bias_init, np.float32), loss.num_outputs)
+        self.classifier.bias = nnx.Param(bias.copy())
+        self.deltas = linear(hidden, 4 * num_classes, init=normal(0.001), **kwargs)
+
+    def embed(self, pooled: Float[Array, "*N S S D"]) -> Float[Array, "*N hidden"]:
+        """The two shared layers."""
+        x = pooled.reshape(*pooled.shape[:-3], -1)
+        x = jax.nn.relu(self.fc1(x))
+        return jax.nn.relu(self.fc2(x))
+
+    def classify(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N Q"]:
+        """Raw logits."""
+        return wide(self.classifier(embedding))
+
+    def regress(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N C 4"]:
+        """Deltas for each class."""
+        return wide(self.deltas(embedding)).reshape(*embedding.shape[:-1], -1, 4)
+
+
+def sample_rois(
+    proposals: Float[Array, "B R 4"],
+    proposal_valid: Bool[Array, "B R"],
+    gt_boxes: Float[Array, "B G 4"],
+    gt_labels: Int[Array, "B G"],
+    image_index: Int[Array, "B"],
+    num_classes: int,
+    settings: FrozenConfigDict,
+    keys: Array,
+) -> SampledRoIs:
+    """Random positives and negatives among the proposals and the ground truths themselves.
+
+    Args:
+        proposals: boxes.
+        proposal_valid: which of them are proposals.
+        gt_boxes: ground truths.
+        gt_labels: -1 where a slot is empty.
+        image_index: -1 for an image that takes part in nothing.
+        num_classes: C, the label of background.
+        settings: `config.roi`.
+        keys: one random key an image.
+    """
+    positives = int(settings.samples * settings.positive_fraction)
+
+    def one_image(proposals, proposal_valid, boxes, labels, index, key):
+        gt_valid = labels >= 0
+        candidates = jnp.concatenate([boxes, proposals])  # [G + R, 4]
+        usable = jnp.concatenate([gt_valid, proposal_valid]) & (index >= 0)
+        threshold = settings.positive_iou
+        matches = match(boxes, gt_valid, candidates, threshold, threshold, low_quality=True, min_positive_iou=threshold)
+        kind = jnp.where(usable, matches.kind, -1)
+        chosen = sample(key, kind, settings.samples, settings.positive_fraction)
+        matched = matches.index[chosen.index]
+        label = jnp.where(chosen.kind == 1, labels[matched], num_classes)
+        return candidates[chosen.index], jnp.where(chosen.kind >= 0, label, -1), matched
+
+    arrays = jax.vmap(one_image)(proposals, proposal_valid, gt_boxes, gt_labels, image_index, keys)
+    return SampledRoIs(*arrays, positives)
+
+
+def box_loss(
+    deltas: Float[Array, "B P C 4"],
+    rois: SampledRoIs,
+    gt_boxes: Float[Array, "B G 4"],
+    settings: FrozenConfigDict,
+    rows: Float[Array, ""],
+) -> Float[Array, ""]:
+    """L1 of the deltas of each positive's own class, over all rows, background included.
+
+    Args:
+        deltas: of the leading P slots of each image.
+        rois: what was sampled.
+        gt_boxes: ground truths.
+        settings: `config.roi`.
+        rows: the number of sampled rows to divide by (its mean over devices).
+    """
+    count = deltas.shape[1]
+    boxes, labels, matched = (x[:, :count] for x in (rois.boxes, rois.labels, rois.matched))
+    num_classes = deltas.shape[2]
+    positive = (labels >= 0) & (labels < num_classes)  # [B, P]
+    own = jnp.where(positive, labels, 0)[..., None, None]
+    deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]  # [B, P, 4]
+    truths = jnp.take_along_axis(gt_boxes, matched[..., None], axis=1)
+    wanted = box_ops.encode(truths, boxes, settings.box_stds)
+    return jnp.where(positive, smooth_l1(deltas, wanted, beta=0.0).sum(-1), 0).sum() / rows
+
+
+def detect(
+    scores: Float[Array, "B R C"],
+    deltas: Float[Array, "B R C 4"],
+    proposals: Float[Array, "B R 4"],
+    proposal_valid: Bool[Array, "B R"],
+    image_size: Float[Array, "B 2"],
+    box_stds: tuple,
+    settings: FrozenConfigDict,
+) -> tuple[Float[Array, "B K 4"], Float[Array, "B K"], Int[Array, "B K"]]:
+    """Score threshold, class-wise NMS and the K best of each image.
+
+    Args:
+        scores: foreground scores at inference.
+        deltas: for each class.
+        proposals: the boxes that the deltas refer to.
+        proposal_valid: which of them are proposals.
+        image_size: (height, width) of each image inside the padding.
+        box_stds: of the deltas.
+        settings: `config.test`.
+
+    Returns:
+        Boxes [B, K, 4], scores [B, K] in descending order, labels [B, K] (-1 where a slot is empty).
+    """
+
+    def one_image(scores, deltas, proposals, valid, size):
+        num_classes = scores.shape[1]
+        flat = jnp.where(valid[:, None] & (scores > settings.score_threshold), scores, -jnp.inf).reshape(-1)
+        best, order = top_k_large(flat, min(settings.pre_nms, flat.shape[0]))
+        row, label = order // num_classes, order % num_classes
+        boxes = box_ops.clip(box_ops.decode(deltas[row, label], proposals[row], box_stds), size)
+        keep = class_nms(boxes, label, jnp.isfinite(best), settings.nms_iou)
+        top, order = jax.lax.top_k(jnp.where(keep, best, -jnp.inf), min(settings.max_detections, len(best)))
+        found = jnp.isfinite(top)
+        return boxes[order] * found[:, None], jnp.where(found, top, 0), jnp.where(found, label[order], -1)
+
+    return jax.vmap(one_image)(scores, deltas, proposals, proposal_valid, image_size)

@@ -1,0 +1,133 @@
+"""ResNet-18/34/50/101 with torchvision's arithmetic (He et al., CVPR 2016; stride in the 3x3 convolution)."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rog_jax.models.layers import ConvNorm, ParameterDraws
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STRIDES = (4, 8, 16, 32)
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions; ResNet-18 and -34."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int, norm: str, dtype: Any, rngs: ParameterDraws):
+        kwargs = {"norm": norm, "dtype": dtype, "rngs": rngs}
+        self.conv1 = ConvNorm(channels_in, channels, 3, stride=stride, **kwargs)
+        self.conv2 = ConvNorm(channels, channels, 3, **kwargs)
+        shortcut = stride != 1 or channels_in != channels
+        self.shortcut = ConvNorm(channels_in, channels, 1, stride=stride, **kwargs) if shortcut else None
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
+        residual = x if self.shortcut is None else self.shortcut(x)
+        x = jax.nn.relu(self.conv1(x))
+        return jax.nn.relu(self.conv2(x) + residual)
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 (with the stride), 1x1 to four times the channels; ResNet-50 and -101."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int, norm: str, dtype: Any, rngs: ParameterDraws):
+        kwargs = {"norm": norm, "dtype": dtype, "rngs": rngs}
+        out = channels * self.expansion
+        self.conv1 = ConvNorm(channels_in, channels, 1, **kwargs)
+        self.conv2 = ConvNorm(channels, channels, 3, stride=stride, **kwargs)
+        self.conv3 = ConvNorm(channels, out, 1, **kwargs)
+        shortcut = stride != 1 or channels_in != out
+        self.shortcut = ConvNorm(channels_in, out, 1, stride=stride, **kwargs) if shortcut else None
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
+        residual = x if self.shortcut is None else self.shortcut(x)
+        x = jax.nn.relu(self.conv1(x))
+        x = jax.nn.relu(self.conv2(x))
+        return jax.nn.relu(self.conv3(x) + residual)
+
+
+class ResNet(nnx.Module):
+    """The four stages' features, at strides 4, 8, 16 and 32.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        width: channels of the stem; stage l has `width * 2**l` (times 4 for bottlenecks).
+        norm: `frozen_batch` or `group`.
+        dtype: of the features.
+
+    Raises:
+        ValueError: unknown depth.
+    """
+
+    def __init__(self, depth: int, *, width: int = 64, norm: str, dtype: Any, rngs: ParameterDraws):
+        if depth not in BLOCKS:
+            raise ValueError(f"config.model.depth={depth} is unknown; choose one of {sorted(BLOCKS)}")
+        block = BasicBlock if depth < 50 else Bottleneck
+        self.stem = ConvNorm(3, width, 7, stride=2, norm=norm, dtype=dtype, rngs=rngs)
+        stages, channels_in = [], width
+        for level, count in enumerate(BLOCKS[depth]):
+            channels = width * 2**level
+            blocks = []
+            for index in range(count):
+                stride = 2 if level > 0 and index == 0 else 1
+                blocks.append(block(channels_in, channels, stride=stride, norm=norm, dtype=dtype, rngs=rngs))
+                channels_in = channels * block.expansion
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.channels = tuple(width * 2**level * block.expansion for level in range(4))
+
+    def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B _h _w _d"]]:
+        x = jax.nn.relu(self.stem(x))
+        x = max_pool(x)
+        features = []
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+            features.append(x)
+        return features
+
+
+def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B H/2 W/2 D"]:
+    """Maximum over 3x3 pixels at every second pixel of an even-sized map, padded by one pixel.
+
+    The maximum of nine slices, not a window reduction: the gradient of the latter is seven times slower on a CPU.
+    """
+    _, height, width, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    slices = [padded[:, y : y + height : 2, x : x + width : 2] for y in range(3) for x in range(3)]
+    return functools.reduce(jnp.maximum, slices)
+
+
+def frozen_path(path: tuple, stages: int) -> bool:
+    """Whether the backbone's variable at `path` belongs to the stem or to one of the first `stages` stages.
+
+    Args:
+        path: keys from the ResNet's root, such as ("stages", 0, 1, "conv1", "conv", "kernel").
+        stages: how many stages are frozen with the stem; -1 freezes nothing.
+    """
+    if stages < 0:
+        return False
+    return path[0] == "stem" or (path[0] == "stages" and int(path[1]) < stages)
+
+
+def normalise_image(
+    image: Array, image_size: Float[Array, "B 2"], mean: tuple, std: tuple, dtype: Any
+) -> Float[Array, "B H W 3"]:
+    """uint8 RGB pixels to the network's input: (x - mean) / std inside the image and 0 in the padding.
+
+    Padding with zeros after normalisation is what the published detectors do; doing it here lets uint8 travel.
+    """
+    height, width = image.shape[1:3]
+    wide = jnp.promote_types(dtype, jnp.float32)
+    x = (image.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)
+    inside_y = jnp.arange(height) < image_size[:, :1]  # [B, H]
+    inside_x = jnp.arange(width) < image_size[:, 1:]  # [B, W]
+    inside = inside_y[:, :, None, None] & inside_x[:, None, :, None]  # [B, H, W, 1]
+    return jnp.where(inside, x, 0).astype(dtype)
