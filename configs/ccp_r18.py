@@ -1,0 +1,58 @@
+"""Real photographs: Clothing Co-Parsing in LVIS format (52 categories, 800 images), ResNet-18 from scratch, on a CPU.
+
+    python train.py --config configs/ccp_r18.py --workdir runs/ccp_r18
+    python eval.py  --config configs/ccp_r18.py --workdir runs/ccp_r18
+
+The data is not part of the repository; `--config.data.root=DIR` says where train.json, val.json and images/ are.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The recipe."""
+    config = common.get_config()
+    config.data.root = "../shared/data/ccp"
+    root = config.data.get_ref("root")
+    config.data.train_json = root + "/train.json"
+    config.data.val_json = root + "/val.json"
+    config.data.train_images = root + "/images"
+    config.data.val_images = root + "/images"
+    config.data.shapes = ((256, 192), (192, 256))
+    config.data.short_sides = (136, 144, 152, 160, 168)
+    config.data.max_long_side = 256
+    config.data.test_short_side = 160
+    config.data.max_objects = 16
+    config.data.workers = 1
+
+    config.model.depth = 18
+    config.model.width = 32
+    config.model.norm = "group"
+    config.model.frozen_stages = -1
+    config.model.fpn_channels = 64
+    config.model.dtype = "float32"
+
+    config.rpn.samples = 128
+    config.rpn.train_pre_nms = 500
+    config.rpn.train_proposals = 300
+    config.rpn.test_pre_nms = 500
+    config.rpn.test_proposals = 300
+    config.roi.samples = 64
+    config.roi.hidden = 256
+    config.roi.mask_pool = 14
+    config.roi.mask_channels = 32
+    config.roi.mask_convs = 2
+
+    config.optim.lr_batch_size = 8
+    config.optim.lr = 0.02
+    config.optim.warmup_steps = 200
+    config.optim.milestones = (40, 54)
+    config.train.batch_size = 8
+    config.train.epochs = 60
+    config.train.checkpoint_every = 500
+    config.train.log_every = 50
+    config.test.batch_size = 8
+    config.test.pre_nms = 1000
+    return config

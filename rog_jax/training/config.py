@@ -1,0 +1,52 @@
+"""Checks of a config that would otherwise fail late or not at all."""
+
+from ml_collections import ConfigDict
+
+CHOICES = {
+    "sampler.name": ("random", "repeat_factor"),
+    "sampler.rounding": ("ceil", "stochastic"),
+    "model.norm": ("frozen_batch", "group"),
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.ranking": ("none", "gap"),
+    "loss.gap.variant": ("paper", "published"),
+    "loss.gap.method": ("interval", "dense"),
+    "loss.gap.scope": ("device", "global"),
+    "loss.gap.counts_scope": ("device", "global"),
+    "loss.gap.omega": ("online", "offline", "none"),
+    "roi.align_method": ("auto", "gather", "einsum"),
+    "optim.milestone_unit": ("epochs", "steps"),
+    "test.evaluator": ("hotcoco", "official"),
+}
+SHAPE_MULTIPLE = 32
+"""Padded sides are multiples of the coarsest backbone stride, so that each pyramid level doubles the next exactly."""
+
+
+def check_config(config: ConfigDict, num_devices: int) -> None:
+    """Raises ValueError, naming the setting and the remedy, where a setting has no meaning.
+
+    Args:
+        config: with all overrides.
+        num_devices: of the mesh, over all hosts.
+    """
+    for path, choices in CHOICES.items():
+        section, _, name = path.rpartition(".")
+        value = getattr(_section(config, section), name)
+        if value not in choices:
+            raise ValueError(f"config.{path}={value!r} is unknown; choose one of {', '.join(choices)}")
+    for name in ("train", "test"):
+        size = config[name].batch_size
+        if size < 1 or size % num_devices:
+            raise ValueError(
+                f"config.{name}.batch_size={size} is the global batch and must be a multiple of the {num_devices} devices"
+            )
+    for height, width in config.data.shapes:
+        if height % SHAPE_MULTIPLE or width % SHAPE_MULTIPLE:
+            raise ValueError(f"config.data.shapes: {height}x{width} must be multiples of {SHAPE_MULTIPLE} pixels")
+    if config.train.steps < 0 or (config.train.steps == 0 and config.train.epochs < 1):
+        raise ValueError("config.train: set steps, or epochs of at least 1")
+
+
+def _section(config: ConfigDict, path: str) -> ConfigDict:
+    for name in path.split("."):
+        config = config[name]
+    return config

@@ -1,0 +1,140 @@
+"""What a run says of itself: a progress bar, a JSONL file, TensorBoard, and the watch over finite losses."""
+
+import json
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+LAG = 2
+"""Steps that the host runs ahead of the metrics it reads, so that devices never wait for it."""
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss or the gradient was NaN or infinite."""
+
+
+class MetricsWatch:
+    """Hands out the metrics of each step a little later, when they are there, and stops at the first bad one."""
+
+    def __init__(self, image_ids: np.ndarray):
+        self._image_ids = image_ids
+        self._waiting: deque[tuple[int, np.ndarray, dict[str, jax.Array]]] = deque()
+
+    def push(self, step: int, image_index: np.ndarray, metrics: dict[str, jax.Array]) -> list[tuple[int, dict]]:
+        """Takes the metrics of `step` and returns those of earlier steps that have arrived, as (step, floats)."""
+        self._waiting.append((step, image_index, metrics))
+        return [self._pop()] if len(self._waiting) > LAG else []
+
+    def flush(self) -> list[tuple[int, dict]]:
+        """All that is still waiting."""
+        return [self._pop() for _ in range(len(self._waiting))]
+
+    def _pop(self) -> tuple[int, dict[str, float]]:
+        step, image_index, metrics = self._waiting.popleft()
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not values["finite"]:
+            raise NonFiniteLoss(self._message(step, image_index, values))
+        return step, values
+
+    def _message(self, step: int, image_index: np.ndarray, values: dict[str, float]) -> str:
+        bad = [name for name, value in values.items() if not np.isfinite(value) and name != "loss"]
+        ids = self._image_ids[image_index[image_index >= 0]].tolist()
+        return (
+            f"step {step}: {', '.join(bad) or 'the sum of losses'} not finite; image ids of this host: {ids}. "
+            "The last checkpoint is sound. A lower optim.lr, a longer optim.warmup_steps or optim.clip_norm usually "
+            "help; if one image recurs, look at its annotations."
+        )
+
+
+class RunLog:
+    """Writes means of the metrics every `every` steps and shows a progress bar; quiet on all hosts but the first.
+
+    Args:
+        workdir: `train_log.jsonl` and TensorBoard files go there.
+        start: steps already done; later lines of an earlier try are removed, so that none is there twice.
+        total: steps of the run.
+        every: steps between lines.
+        batch_size: images a step over all devices.
+        active: False on hosts that keep silent.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, total: int, every: int, batch_size: int, active: bool):
+        self._every, self._total, self._batch_size, self._active = every, total, batch_size, active
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._clock = time.perf_counter()
+        self._waited = 0.0
+        if not active:
+            return
+        path = workdir / "train_log.jsonl"
+        truncate_log(path, start)
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, flush_secs=20)
+        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=1.0)
+
+    def waited(self, seconds: float) -> None:
+        """Counts time in which the step waited for data."""
+        self._waited += seconds
+
+    def add(self, step: int, values: dict[str, float], extra: dict[str, Any]) -> None:
+        """Takes the metrics of the update that made `step`, and writes their means when it is time."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if self._active:
+            self._bar.update()
+        if step % self._every == 0 or step == self._total:
+            self._write(step, values, extra)
+
+    def _write(self, step: int, values: dict[str, float], extra: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        elapsed = max(now - self._clock, 1e-9)
+        line = {name: value / self._count for name, value in self._sums.items() if name != "finite"}
+        line["lr"] = values["lr"]
+        line["images_per_second"] = self._count * self._batch_size / elapsed
+        line["data_wait"] = min(self._waited / elapsed, 1.0)
+        line |= extra
+        self._sums, self._count, self._clock, self._waited = {}, 0, now, 0.0
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        for name, value in line.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        parts = " ".join(f"{name} {line[name]:.3f}" for name in LOSS_NAMES if name in line)
+        self._bar.set_postfix_str(
+            f"loss {line['loss']:.3f} ({parts}) {line['images_per_second']:.1f} img/s wait {line['data_wait']:.0%}"
+        )
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._active:
+            self._bar.close()
+            self._file.close()
+            self._board.close()
+
+
+LOSS_NAMES = ("rpn_cls", "rpn_box", "cls", "gap", "box", "mask")
+
+
+def truncate_log(path: Path, start: int) -> None:
+    """Removes from a JSONL file the lines of steps after `start`, and a half-written last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["step"] > start:
+            break
+        kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

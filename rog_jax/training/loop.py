@@ -1,0 +1,157 @@
+"""The training loop, from a config to a trained checkpoint."""
+
+import json
+import logging
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rog_jax.data import Annotations, check_num_classes, load_lvis
+from rog_jax.data.loader import train_loader
+from rog_jax.data.plan import TrainPlan
+from rog_jax.training.checkpoint import Checkpoints
+from rog_jax.training.config import check_config
+from rog_jax.training.log import MetricsWatch, RunLog
+from rog_jax.training.optimizer import create_optimizer, learning_rate
+from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
+from rog_jax.training.step import make_train_step, to_devices
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+    """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+        config: a recipe with its overrides.
+        workdir: folder for checkpoints and logs; made if absent.
+
+    Returns:
+        The final state, which is also the newest checkpoint.
+
+    Raises:
+        DataError: annotations or images are not what the config says.
+        CheckpointError: the folder holds checkpoints of another model.
+        NonFiniteLoss: a loss was NaN or infinite.
+        ValueError: a setting has no meaning.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    ### Data.
+    annotations = load_lvis(config.data.train_json, config.data.train_images)
+    config = with_num_classes(config, annotations)
+    mesh = data_mesh()
+    check_config(config, mesh.size)
+    plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, config.train.seed)
+    steps, milestones = schedule_steps(config, plan)
+    logger.info("%d images, %d steps, first epoch %d steps", annotations.num_images, steps, plan.steps_per_epoch(0))
+
+    ### Model.
+    definition = ModelDefinition(config)
+    schedule = learning_rate(config.optim, config.train.batch_size, milestones)
+    optimizer = create_optimizer(config.optim, schedule)
+    state = create_state(definition, optimizer, mesh)
+    offline_counts = np.asarray(annotations.instance_counts, np.int32)
+    step_fn = make_train_step(definition, optimizer, schedule, mesh, offline_counts)
+
+    ### Resume.
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
+    if checkpoints.latest() is not None:
+        state = checkpoints.restore(state)
+    start = int(jax.device_get(state.step))
+    about = describe_run(config, annotations)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(about, indent=1))
+    logger.info("training from step %d to %d on %d devices", start, steps, mesh.size)
+
+    ### Train.
+    loader = train_loader(
+        annotations,
+        plan,
+        config.data,
+        seed=config.train.seed,
+        start_step=start,
+        num_steps=steps - start,
+        masks=config.model.masks,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    log = RunLog(
+        workdir,
+        start=start,
+        total=steps,
+        every=config.train.log_every,
+        batch_size=config.train.batch_size,
+        active=jax.process_index() == 0,
+    )
+    watch = MetricsWatch(annotations.image_ids)
+    batches = iter(loader)
+    try:
+        for step in range(start + 1, steps + 1):
+            before = time.perf_counter()
+            batch = next(batches)
+            log.waited(time.perf_counter() - before)
+            with jax.transfer_guard("disallow"):
+                state, metrics = step_fn(state, to_devices(batch, mesh))
+            extra = {"dropped_objects": loader.dropped, "unreadable_images": loader.unreadable}
+            for done, values in watch.push(step, batch.index, metrics):
+                log.add(done, values, extra)
+            if step % config.train.checkpoint_every == 0 or step == steps:
+                # Nothing is saved before every loss up to here is known to be finite.
+                for done, values in watch.flush():
+                    log.add(done, values, extra)
+                checkpoints.save(state, about)
+    finally:
+        log.close()
+        checkpoints.close()
+    return state
+
+
+def with_num_classes(config: ConfigDict, annotations: Annotations) -> ConfigDict:
+    """A copy of the config with the number of categories filled in where it says 0, checked where it says another."""
+    config = config.copy_and_resolve_references()
+    if config.model.num_classes == 0:
+        config.model.num_classes = annotations.num_classes
+    check_num_classes(annotations, config.model.num_classes)
+    return config
+
+
+def schedule_steps(config: ConfigDict, plan: TrainPlan) -> tuple[int, list[int]]:
+    """Length of the run and milestones of the learning rate, both in steps."""
+    steps = config.train.steps or plan.step_of_epoch(config.train.epochs)
+    if config.optim.milestone_unit == "steps":
+        return steps, list(config.optim.milestones)
+    return steps, [plan.step_of_epoch(epoch) for epoch in config.optim.milestones]
+
+
+def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]:
+    """What a reader of the results needs to reproduce them: config, categories, commit, versions, devices."""
+    return {
+        "config": json.loads(config.to_json()),
+        "category_ids": np.asarray(annotations.category_ids).tolist(),
+        "commit": git_commit(),
+        "jax": jax.__version__,
+        "devices": [jax.devices()[0].device_kind, jax.device_count()],
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with `+` where it has changes; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
