@@ -1,0 +1,124 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rog_jax.ops import roi_align as module
+from rog_jax.ops.roi_align import roi_align, roi_levels
+from tests.ops.strategies import boxes
+from tests.reference import ops as reference
+
+STRIDES = (4, 8, 16)
+SHAPES = ((12, 17), (6, 9), (3, 5))
+BATCH, ROIS, DEPTH, SIZE = 2, 3, 3, 4
+METHODS = ("gather", "einsum")
+
+
+def random_features(seed, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(BATCH, *shape, DEPTH)).astype(dtype) for shape in SHAPES]
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def pool(features, rois, ratio, aligned, method):
+    return roi_align(features, rois, STRIDES, SIZE, ratio, aligned, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("ratio", "aligned"), [(2, True), (2, False), (4, True)])
+def test_equals_twin(method, ratio, aligned):
+    @given(rois=boxes(BATCH * ROIS), scale=st.sampled_from([0.5, 1.0, 4.0]), seed=st.integers(0, 10**6))
+    @settings(max_examples=15, deadline=None)
+    def check(rois, scale, seed):
+        rois = (rois * np.float32(scale)).reshape(BATCH, ROIS, 4)
+        features = random_features(seed)
+        want = reference.roi_align([f.astype(float) for f in features], rois, STRIDES, SIZE, ratio, aligned)
+        np.testing.assert_allclose(pool(features, rois, ratio, aligned, method), want, atol=1e-5)
+
+    check()
+
+
+def random_rois(count=40):
+    rng = np.random.default_rng(5)
+    centre, side = rng.uniform(0, 70, (BATCH, count, 2)), np.exp(rng.uniform(0, 6, (BATCH, count, 2)))
+    return np.concatenate([centre - side / 2, centre + side / 2], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40])
+def test_methods_agree_in_values_and_gradients(chunk, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk * BATCH * SIZE * SHAPES[0][1] * DEPTH)
+    features, rois = random_features(0), random_rois()
+    weights = np.random.default_rng(1).normal(size=(BATCH, 40, SIZE, SIZE, DEPTH)).astype(np.float32)
+    assert set(np.unique(roi_levels(rois, 3))) == {0, 1, 2}
+
+    def loss(features, rois, method):
+        return (roi_align(features, rois, STRIDES, SIZE, method=method) ** 2 * weights).sum()
+
+    by_method = [jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)(features, rois, m) for m in METHODS]
+    for gather, einsum in zip(*(gradients[0] for gradients in by_method), strict=True):
+        np.testing.assert_allclose(gather, einsum, rtol=1e-5, atol=1e-5 * np.abs(einsum).max())
+        assert np.abs(einsum).max() > 0
+    for _, boxes_gradient in by_method:
+        assert (np.asarray(boxes_gradient) == 0).all()
+
+
+def test_gradient_equals_difference_quotient_in_float64():
+    with jax.enable_x64(True):
+        features, rois = random_features(2, np.float64), random_rois(4).astype(np.float64)
+        direction = random_features(3, np.float64)
+
+        @jax.jit
+        def loss(features):
+            return jnp.sin(roi_align(features, rois, STRIDES, SIZE, method="gather")).sum()
+
+        gradient = jax.grad(loss)(features)
+        slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
+        ahead, behind = (loss([f + h * d for f, d in zip(features, direction, strict=True)]) for h in (1e-5, -1e-5))
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_features_accumulate_in_float32(method):
+    features, rois = [f.astype(jnp.bfloat16) for f in random_features(4)], random_rois()
+    exact = pool([f.astype(np.float32) for f in features], rois, 2, True, method)
+    got = pool(features, rois, 2, True, method)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
+
+
+def test_levels_change_at_112_224_448():
+    side = np.array([0, 1, 111.9, 112, 223.9, 224, 447.9, 448, 5000], np.float32)
+    squares = np.stack([side * 0, side * 0, side, side], axis=-1)
+    np.testing.assert_array_equal(roi_levels(squares, 4), [0, 0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def test_bad_arguments_are_refused():
+    features, rois = random_features(0), random_rois()
+    with pytest.raises(ValueError, match="3 levels of features but 2 strides"):
+        roi_align(features, rois, STRIDES[:2], SIZE)
+    with pytest.raises(ValueError, match="unknown method 'scatter'; choose one of gather, einsum or auto"):
+        roi_align(features, rois, STRIDES, SIZE, method="scatter")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_mmdetection(shared, method):
+    """MMDetection takes ceil(side / 7) samples a cell; the RoIs with the same number along both axes are compared."""
+    golden = np.load(shared / "golden" / "mmdet_maskrcnn_r50.npz")
+    features = [golden[f"eval/fpn/{level}"][None] for level in range(4)]
+    strides = (4, 8, 16, 32)
+    rois, levels = golden["eval/proposals"][:16], golden["eval/proposal_levels"][:16]
+    np.testing.assert_array_equal(roi_levels(golden["eval/proposals"], 4), golden["eval/proposal_levels"])
+    sides = (rois[:, 2:] - rois[:, :2]) / np.array(strides)[levels][:, None]
+    samples = np.ceil(sides / 7).astype(int)
+    square = samples[:, 0] == samples[:, 1]
+    for ratio in np.unique(samples[square]):
+        same = square & (samples[:, 0] == ratio)
+        align = jax.jit(partial(roi_align, strides=strides, output_size=7, sampling_ratio=int(ratio), method=method))
+        got = align(features, rois[None, same])[0]
+        want = golden["eval/roi_features"][same]
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(initial=1))
+    assert square.any()

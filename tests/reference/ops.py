@@ -1,0 +1,127 @@
+"""Naive NumPy twins of `rog_jax.ops`: one loop per definition, no thought of speed."""
+
+import math
+
+import numpy as np
+
+
+def area(box):
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
+def iou(a, b):
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    intersection = width * height
+    return intersection / max(area(a) + area(b) - intersection, 1e-6)
+
+
+def pairwise_iou(a, b):
+    return np.array([[iou(x, y) for y in b] for x in a], np.float32).reshape(len(a), len(b))
+
+
+def encode(box, reference, stds):
+    sides = [max(end - start, 1e-3) for start, end in ((box[0], box[2]), (box[1], box[3]))]
+    ref_sides = [max(end - start, 1e-3) for start, end in ((reference[0], reference[2]), (reference[1], reference[3]))]
+    moves = [((box[i] + box[i + 2]) - (reference[i] + reference[i + 2])) / 2 / ref_sides[i] for i in range(2)]
+    scales = [math.log(sides[i] / ref_sides[i]) for i in range(2)]
+    return np.array(moves + scales) / np.array(stds)
+
+
+def decode(delta, reference, stds, max_ratio=1000 / 16):
+    delta = np.array(delta, np.float64) * np.array(stds)
+    box = np.zeros(4)
+    for i in range(2):
+        side = reference[i + 2] - reference[i]
+        centre = (reference[i] + reference[i + 2]) / 2 + delta[i] * side
+        side *= math.exp(min(max(delta[i + 2], -math.log(max_ratio)), math.log(max_ratio)))
+        box[i], box[i + 2] = centre - side / 2, centre + side / 2
+    return box
+
+
+def match(gt_boxes, gt_valid, candidates, positive_iou, negative_iou, low_quality, min_positive_iou):
+    """MaxIoUAssigner, candidate by candidate and then truth by truth."""
+    count = len(candidates)
+    overlaps = pairwise_iou(gt_boxes, candidates)
+    index, kind, best = np.zeros(count, int), np.zeros(count, int), np.zeros(count, np.float32)
+    for a in range(count):
+        for g in np.flatnonzero(gt_valid):
+            if overlaps[g, a] > best[a]:
+                index[a], best[a] = g, overlaps[g, a]
+        kind[a] = 1 if best[a] >= np.float32(positive_iou) else 0 if best[a] < np.float32(negative_iou) else -1
+    if low_quality:
+        for g in np.flatnonzero(gt_valid):
+            largest = overlaps[g].max()
+            if largest >= np.float32(min_positive_iou):
+                taken = overlaps[g] == largest
+                index[taken], kind[taken] = g, 1
+    return index, kind, best
+
+
+def nms(boxes, labels, valid, threshold):
+    kept = []
+    for i in np.flatnonzero(valid):
+        if all(labels[j] != labels[i] or not iou(boxes[j], boxes[i]) > np.float32(threshold) for j in kept):
+            kept.append(i)
+    keep = np.zeros(len(boxes), bool)
+    keep[kept] = True
+    return keep
+
+
+def top_k(x, k):
+    order = np.argsort(-x, kind="stable")[:k]
+    return x[order], order
+
+
+def roi_level(box, num_levels):
+    scale = math.sqrt(area(box))
+    return min(max(math.floor(math.log2(scale / 56 + 1e-6)), 0), num_levels - 1)
+
+
+def bilinear(feature, y, x):
+    """Value of feature [H, W, D] at (y, x) in cells, by torchvision's rule at the border."""
+    height, width, depth = feature.shape
+    if y < -1 or y > height or x < -1 or x > width:
+        return np.zeros(depth)
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    dy, dx = y - top, x - left
+    above = (1 - dx) * feature[top, left] + dx * feature[top, right]
+    below = (1 - dx) * feature[bottom, left] + dx * feature[bottom, right]
+    return (1 - dy) * above + dy * below
+
+
+def roi_align(features, boxes, strides, size, ratio, aligned):
+    """features: one [B, H, W, D] a level, float64; boxes [B, R, 4]."""
+    batch, rois = boxes.shape[:2]
+    result = np.zeros((batch, rois, size, size, features[0].shape[-1]))
+    for b, r in np.ndindex(batch, rois):
+        level = roi_level(boxes[b, r], len(features))
+        x1, y1, x2, y2 = boxes[b, r].astype(np.float64) / strides[level] - (0.5 if aligned else 0)
+        width, height = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
+        for i, j, m, n in np.ndindex(size, size, ratio, ratio):
+            y = y1 + (i + (m + 0.5) / ratio) * height / size
+            x = x1 + (j + (n + 0.5) / ratio) * width / size
+            result[b, r, i, j] += bilinear(features[level][b], y, x) / ratio**2
+    return result
+
+
+def crop_mask(mask, gt_box, roi, size, points=64):
+    """Share of each cell of the RoI that the mask [M, M] inside `gt_box` covers, by `points`^2 points a cell.
+
+    A cell smaller than a pixel is widened to one.
+    """
+    squares = mask.shape[0]
+
+    def places(start, end, origin, extent):
+        cell = (end - start) / size
+        centres = start + (np.arange(size) + 0.5) * cell
+        offsets = ((np.arange(points) + 0.5) / points - 0.5) * max(cell, 1)
+        return np.floor((centres[:, None] + offsets - origin) / extent * squares).astype(int)
+
+    rows = places(roi[1], roi[3], gt_box[1], gt_box[3] - gt_box[1])
+    columns = places(roi[0], roi[2], gt_box[0], gt_box[2] - gt_box[0])
+    padded = np.pad(mask, 1)
+    rows, columns = (np.clip(place + 1, 0, squares + 1) for place in (rows, columns))
+    return np.array([[padded[np.ix_(row, column)].mean() for column in columns] for row in rows])
