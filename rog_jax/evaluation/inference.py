@@ -1,0 +1,163 @@
+"""A compiled detector over a data set: batches in, results files out."""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from rog_jax.data.annotations import Annotations
+from rog_jax.data.batch import Batch, Detections
+from rog_jax.evaluation.results import ResultWriter, box_records, mask_records, merge_shards, to_original
+
+logger = logging.getLogger(__name__)
+
+
+class ResultPaths(NamedTuple):
+    """The results files of a data set, None where there are no boxes or no masks."""
+
+    bbox: Path | None
+    segm: Path | None
+
+
+def run_inference(
+    predict: Callable[[Batch], Detections],
+    batches: Iterable[Batch],
+    annotations: Annotations,
+    out_dir: str | Path,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    mask_threshold: float = 0.5,
+    progress: bool = True,
+    barrier: Callable[[str], None] = multihost_utils.sync_global_devices,
+) -> ResultPaths:
+    """Writes the detections of a data set as `results_bbox.json` and `results_segm.json` into `out_dir`.
+
+    While the device works on a batch, the host pastes and writes the one before it. Every image is written once,
+    however often the batches bring it; rows with index -1 are skipped.
+
+    Args:
+        predict: a compiled function of this host's part of a batch; it returns before its result is there. What it
+            returns may be arrays over all hosts' devices, whose rows on this host are those of the batch.
+        batches: this host's batches, as many on every host.
+        annotations: the data set that `Batch.index` points into.
+        out_dir: made if not there; with several hosts, a folder that all of them see.
+        process_index: of this host.
+        process_count: number of hosts.
+        mask_threshold: a pixel belongs to a mask from this probability on.
+        progress: show a bar with images a second.
+        barrier: waits until all hosts have called it with the same name; called only with more hosts than one.
+
+    Returns:
+        The paths of the joined files, on every host, once the first host has written them.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    results = _one_behind(predict, batches)
+    first = next(results, None)
+    if first is None:
+        raise ValueError("There is no batch to run the detector on: is the data set empty?")
+    kinds = ("bbox",) if first[1].masks is None else ("bbox", "segm")
+    with contextlib.ExitStack() as stack:
+        writers = {
+            kind: stack.enter_context(ResultWriter(out_dir, kind, process_index, process_count)) for kind in kinds
+        }
+        total = -(-len(annotations.image_ids) // process_count)
+        bar = stack.enter_context(tqdm(total=total, unit="image", desc="inference", disable=not progress))
+        recorder = _Recorder(annotations, writers, mask_threshold)
+        for batch, detections in itertools.chain([first], results):
+            bar.update(recorder.write(batch, detections))
+    recorder.report(process_count)
+    return _join(out_dir, kinds, process_index, process_count, barrier)
+
+
+def _one_behind(predict: Callable[[Batch], Detections], batches: Iterable[Batch]) -> Iterator[tuple[Batch, Detections]]:
+    """Each batch, without its pixels, with its detections, once the device has been given the batch after it."""
+    waiting = None
+    for batch in batches:
+        started = batch._replace(image=None, boxes=None, labels=None, masks=None), predict(batch)
+        if waiting is not None:
+            yield waiting
+        waiting = started
+    if waiting is not None:
+        yield waiting
+
+
+def _join(
+    out_dir: str | Path,
+    kinds: tuple[str, ...],
+    process_index: int,
+    process_count: int,
+    barrier: Callable[[str], None],
+) -> ResultPaths:
+    if process_count > 1:
+        barrier("results written")
+    if process_index == 0:
+        for kind in kinds:
+            merge_shards(out_dir, kind, process_count)
+    if process_count > 1:
+        barrier("results joined")
+    return ResultPaths(
+        Path(out_dir) / "results_bbox.json", Path(out_dir) / "results_segm.json" if "segm" in kinds else None
+    )
+
+
+class _Recorder:
+    """Writes the images of a batch, each once, and counts them."""
+
+    def __init__(self, annotations: Annotations, writers: dict[str, ResultWriter], mask_threshold: float):
+        self.image_ids, self.category_ids = annotations.image_ids, annotations.category_ids
+        self.writers, self.mask_threshold = writers, mask_threshold
+        self.written = np.zeros(len(annotations.image_ids), bool)
+        self.unreadable = 0
+
+    def write(self, batch: Batch, detections: Detections) -> int:
+        """Waits for the detections and writes them; returns the number of new images."""
+        boxes, scores, labels = (_local_rows(array) for array in detections[:3])
+        masks = _local_rows(detections.masks) if "segm" in self.writers else None
+        self.unreadable += int(np.sum(batch.unreadable))
+        new = 0
+        for row, index in enumerate(np.asarray(batch.index).tolist()):
+            if index < 0 or self.written[index]:
+                continue
+            self.written[index] = True
+            new += 1
+            original_size = np.asarray(batch.original_size[row])
+            row_masks = None if masks is None else masks[row]
+            size = np.asarray(batch.image_size[row])
+            image = to_original(boxes[row], scores[row], labels[row], row_masks, size, original_size)
+            image_id = int(self.image_ids[index])
+            self.writers["bbox"].write(box_records(image, image_id, self.category_ids))
+            if masks is not None:
+                records = mask_records(image, image_id, self.category_ids, original_size, self.mask_threshold)
+                self.writers["segm"].write(records)
+        return new
+
+    def report(self, process_count: int) -> None:
+        """Says which images have no results: they count as images without a detection."""
+        if self.unreadable:
+            logger.warning("%d images could not be read and have no detections.", self.unreadable)
+        missing = np.flatnonzero(~self.written)
+        if process_count == 1 and missing.size:
+            some = ", ".join(str(image_id) for image_id in self.image_ids[missing[:5]])
+            logger.warning("%d of %d images have no results (ids %s ...).", missing.size, self.written.size, some)
+
+
+def _local_rows(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The rows of a batch array that lie on this host's devices."""
+    if isinstance(array, np.ndarray) or array.is_fully_addressable:
+        return np.asarray(array)
+    return _joined(array.addressable_shards)
+
+
+def _joined(shards: list[jax.Shard]) -> np.ndarray:
+    """Shards along the first axis, in the order of their rows."""
+    return np.concatenate([np.asarray(shard.data) for shard in sorted(shards, key=lambda shard: shard.index[0].start)])

@@ -1,0 +1,110 @@
+"""How long evaluation takes: from a results file to metrics, and from detections to masks in a results file."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rog_jax.evaluation.lvis import Evaluator, evaluate_lvis
+from rog_jax.evaluation.paste import encode_detection_mask
+from rog_jax.evaluation.results import ResultWriter, merge_shards
+from rog_jax.evaluation.truth import Truth
+
+_HEIGHT, _WIDTH = 480, 640
+_OBJECTS = 12  # an image
+_SHOWN_CATEGORIES = 20  # of a made-up image's negatives
+
+
+def benchmark_evaluation(
+    images: int = 500, detections: int = 300, categories: int = 1203, evaluator: Evaluator = "hotcoco", seed: int = 0
+) -> dict[str, Any]:
+    """Times box evaluation of made-up data shaped like LVIS, and pasting of its masks, on one process.
+
+    Args:
+        images: number of images.
+        detections: of each image.
+        categories: of the data set.
+        evaluator: "hotcoco" or "official".
+        seed: of the made-up data.
+
+    Returns:
+        "evaluation_seconds" from results file to metrics, "evaluation_detections_per_second", "mask_milliseconds" to
+        paste and encode one mask, "AP" of the boxes, and the sizes.
+    """
+    rng = np.random.default_rng(seed)
+    truth = _made_up_truth(rng, images, categories)
+    with tempfile.TemporaryDirectory() as folder:
+        results = _made_up_results(rng, truth, detections, Path(folder))
+        start = time.perf_counter()
+        metrics = evaluate_lvis(truth, results, "bbox", detections, evaluator)
+        seconds = time.perf_counter() - start
+    return {
+        "images": images,
+        "detections_per_image": detections,
+        "categories": categories,
+        "evaluator": evaluator,
+        "evaluation_seconds": seconds,
+        "evaluation_detections_per_second": images * detections / seconds,
+        "mask_milliseconds": _mask_milliseconds(rng),
+        "AP": metrics["AP"],
+    }
+
+
+def _made_up_truth(rng: np.random.Generator, images: int, categories: int) -> Truth:
+    weights = 1.0 / np.arange(1, categories + 1)  # Zipf's law
+    names = [
+        {"id": c + 1, "name": f"category {c + 1}", "frequency": "fcr"[3 * c // categories]} for c in range(categories)
+    ]
+    records, annotations = [], []
+    for image_id in range(1, images + 1):
+        labels = rng.choice(categories, _OBJECTS, p=weights / weights.sum()) + 1
+        negatives = sorted(set(rng.choice(categories, _SHOWN_CATEGORIES).tolist()) - set(labels.tolist()) - {0})
+        record = {"id": image_id, "height": _HEIGHT, "width": _WIDTH, "neg_category_ids": negatives}
+        records.append(record | {"not_exhaustive_category_ids": []})
+        for label, box in zip(labels.tolist(), _boxes(rng, _OBJECTS).tolist(), strict=True):
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label}
+            annotations.append(annotation | {"bbox": box, "area": box[2] * box[3]})
+    return Truth(Path("made up"), records, names, annotations)
+
+
+def _boxes(rng: np.random.Generator, number: int) -> np.ndarray:
+    """Boxes [number, 4], x, y, width, height."""
+    sides = rng.uniform(0.02, 0.5, (number, 2)) * (_WIDTH, _HEIGHT)
+    corner = rng.uniform(0, 1, (number, 2)) * ((_WIDTH, _HEIGHT) - sides)
+    return np.concatenate([corner, sides], axis=1).round(2)
+
+
+def _made_up_results(rng: np.random.Generator, truth: Truth, detections: int, folder: Path) -> Path:
+    """Each truth moved a little, then random boxes of random categories."""
+    truths_of = {image["id"]: [] for image in truth.images}
+    for annotation in truth.annotations:
+        truths_of[annotation["image_id"]].append(annotation)
+    with ResultWriter(folder, "bbox") as writer:
+        for image_id, objects in truths_of.items():
+            boxes, labels = _boxes(rng, detections), rng.integers(1, len(truth.categories) + 1, detections)
+            near = min(len(objects), detections)
+            boxes[:near] = np.array([found["bbox"] for found in objects[:near]]) * rng.uniform(0.9, 1.1, (near, 4))
+            labels[:near] = [found["category_id"] for found in objects[:near]]
+            columns = zip(labels.tolist(), boxes.round(2).tolist(), rng.random(detections).tolist(), strict=True)
+            writer.write(
+                {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
+                for label, box, score in columns
+            )
+    return merge_shards(folder, "bbox")
+
+
+def _mask_milliseconds(rng: np.random.Generator, number: int = 200) -> float:
+    probabilities = rng.random((number, 28, 28), np.float32)
+    boxes = _boxes(rng, number)
+    boxes[:, 2:] += boxes[:, :2]
+    start = time.perf_counter()
+    for mask, box in zip(probabilities, boxes, strict=True):
+        encode_detection_mask(mask, box, _HEIGHT, _WIDTH)
+    return 1000 * (time.perf_counter() - start) / number
+
+
+if __name__ == "__main__":
+    for key, value in benchmark_evaluation().items():
+        print(f"{key:>34}: {value:.4g}" if isinstance(value, float) else f"{key:>34}: {value}")

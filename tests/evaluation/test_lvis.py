@@ -1,0 +1,203 @@
+import gzip
+import importlib.metadata
+import json
+import math
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from rog_jax.evaluation import evaluate_lvis
+from rog_jax.evaluation.truth import load_truth
+
+HAS_OFFICIAL = any(found.name == "lvis" for found in importlib.metadata.distributions())
+needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="lvis is not installed")
+EVALUATORS = ["hotcoco", pytest.param("official", marks=needs_official)]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_a_case_worked_out_by_hand(case, kind, evaluator):
+    """Cup: found; what else looks like one is forgiven, since the image is not exhaustive.
+    Teapot: IoU 0.78, so found at six of ten thresholds, behind a false one of higher score.
+    Spoon: only detected where nobody looked, or without area."""
+    metrics = evaluate_lvis(case / "truth.json", case / f"results_{kind}.json", kind, evaluator=evaluator)
+    expected = {"AP": 0.65, "AP50": 0.75, "AP75": 0.75, "APs": 1.0, "APm": 0.3, "APl": math.nan}
+    expected |= {"APr": 0.3, "APc": math.nan, "APf": 1.0}
+    expected |= {"AR@300": 0.8, "ARs@300": 1.0, "ARm@300": 0.6, "ARl@300": math.nan}
+    assert metrics.pop("per_category") == pytest.approx({1: 1.0, 2: 0.3}, abs=1e-12)
+    assert metrics == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_the_cap_is_per_image_over_all_categories(case, evaluator):
+    arguments = (case / "truth.json", case / "results_bbox.json", "bbox")
+    assert evaluate_lvis(*arguments, 2, evaluator)["per_category"] == pytest.approx({1: 0.0, 2: 0.6})
+    assert evaluate_lvis(*arguments, 3, evaluator)["per_category"] == pytest.approx({1: 1.0, 2: 0.6})
+    assert evaluate_lvis(*arguments, -1, evaluator)["AR@-1"] == pytest.approx(0.8)
+
+
+@pytest.fixture(scope="module")
+def golden_truth(shared):
+    return load_truth(shared / "golden" / "lvis" / "lvis_val_100.json")
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize(
+    ("cap", "evaluator"),
+    [(cap, "hotcoco") for cap in (300, 100, 50, -1)]
+    + [pytest.param(300, "official", marks=needs_official)]
+    + [pytest.param(cap, "official", marks=[needs_official, pytest.mark.slow]) for cap in (100, 50, -1)],
+)
+def test_golden(shared, golden_truth, kind, cap, evaluator):
+    folder = shared / "golden" / "lvis"
+    expected = json.loads((folder / "results_expected.json").read_text())[f"{kind}@{cap}"]
+    results = folder / ("results_bbox.json" if kind == "bbox" else "results_segm.json.gz")
+    metrics = evaluate_lvis(golden_truth, results, kind, cap, evaluator)
+    tolerance = 1e-9 if evaluator == "official" else 1e-6
+    per_category = {str(key): value for key, value in metrics.pop("per_category").items()}
+    assert per_category == pytest.approx(expected["per_category"], abs=tolerance, rel=0)
+    assert metrics == pytest.approx(expected["summary"], abs=tolerance, rel=0)
+
+
+def random_case(seed: int) -> tuple[dict, list[dict], list[dict]]:
+    """A tiny data set with all that evaluators disagree about: ties, objects and detections without area, number 0,
+    ignored objects, categories not looked for and not exhaustively annotated; with detections as boxes and as masks."""
+    rng = np.random.default_rng(seed)
+    side, annotations, boxes, masks = 200, [], [], []
+    images = [
+        {
+            "id": 10 - image,
+            "height": side,
+            "width": side,
+            "file_name": f"{image}.jpg",
+            "neg_category_ids": rng.choice(6, 2, replace=False).tolist(),
+            "not_exhaustive_category_ids": rng.choice(6, 1).tolist(),
+        }
+        for image in range(5)
+    ]
+    for place in range(30):
+        x, y, w, h = place_box(rng)
+        annotation = {
+            "id": place,
+            "image_id": 10 - place % 5,
+            "category_id": int(rng.integers(6)),
+            "bbox": [x, y, w, h],
+        }
+        annotation |= {"area": w * h, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        annotations.append(annotation | ({"ignore": 1} if rng.random() < 0.1 else {}))
+    for _ in range(150):
+        annotation = annotations[rng.integers(30)]
+        near = rng.random() < 0.6
+        x, y, w, h = annotation["bbox"] if near else place_box(rng)
+        x, y = (int(np.clip(edge + rng.integers(-4, 5), 0, side - length)) for edge, length in ((x, w), (y, h)))
+        category_id = annotation["category_id"] if near else int(rng.integers(6))
+        record = {"image_id": annotation["image_id"], "category_id": category_id}
+        record["score"] = int(rng.integers(1, 20)) / 20
+        pixels = np.zeros((side, side), np.uint8, order="F")
+        pixels[y : y + h, x : x + w] = rng.random((h, w)) < 0.9
+        code = coco_mask.encode(pixels)
+        boxes.append(record | {"bbox": [x, y, w, h]})
+        masks.append(record | {"segmentation": {"size": code["size"], "counts": code["counts"].decode()}})
+    categories = [{"id": number, "name": str(number), "frequency": "rrccff"[number]} for number in range(6)]
+    return {"images": images, "annotations": annotations, "categories": categories}, boxes, masks
+
+
+def place_box(rng: np.random.Generator) -> list[int]:
+    width, height = rng.choice([0, 8, 20, 40, 90, 120], 2, p=[0.06, 0.14, 0.2, 0.2, 0.2, 0.2]).tolist()
+    return [int(rng.integers(0, 200 - width)), int(rng.integers(0, 200 - height)), width, height]
+
+
+@needs_official
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("cap", [300, 20])
+def test_both_evaluators_agree(tmp_path, seed, cap):
+    truth, boxes, masks = random_case(seed)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    for kind, records in (("bbox", boxes), ("segm", masks)):
+        (tmp_path / "results.json").write_text(json.dumps(records))
+        ours, official = (
+            evaluate_lvis(tmp_path / "truth.json", tmp_path / "results.json", kind, cap, evaluator)
+            for evaluator in ("hotcoco", "official")
+        )
+        assert ours.pop("per_category") == pytest.approx(official.pop("per_category"), abs=1e-9)
+        assert ours == pytest.approx(official, abs=1e-9, nan_ok=True)
+        assert 0.01 < ours["AP"] < 0.99
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_detections_without_area_alone_find_nothing(case, tmp_path, evaluator):
+    record = {"image_id": 11, "category_id": 1, "bbox": [10, 10, 0, 20], "score": 0.5}
+    (tmp_path / "results.json").write_text(json.dumps([record]))
+    metrics = evaluate_lvis(case / "truth.json", tmp_path / "results.json", "bbox", evaluator=evaluator)
+    assert metrics["AP"] == 0.0
+    assert metrics["per_category"] == {1: 0.0, 2: 0.0}
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_a_coco_file_is_exhaustive_and_without_groups(case, tmp_path, evaluator):
+    truth = json.loads((case / "truth.json").read_text())
+    for image in truth["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for category in truth["categories"]:
+        del category["frequency"]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    metrics = evaluate_lvis(tmp_path / "truth.json", case / "results_bbox.json", "bbox", evaluator=evaluator)
+    assert metrics["per_category"] == pytest.approx({1: 0.5, 2: 0.3})  # the other cup of higher score is now false
+    assert all(math.isnan(metrics[f"AP{group}"]) for group in "rcf")
+
+
+def test_a_truth_that_is_loaded_once_serves_both_kinds(case):
+    truth = load_truth(case / "truth.json")
+    for kind in ("bbox", "segm"):
+        from_file = evaluate_lvis(case / "truth.json", case / f"results_{kind}.json", kind)
+        assert evaluate_lvis(truth, case / f"results_{kind}.json", kind)["AP"] == from_file["AP"]
+
+
+def test_compressed_results(case, tmp_path):
+    path = tmp_path / "results.json.gz"
+    path.write_bytes(gzip.compress((case / "results_bbox.json").read_bytes()))
+    assert evaluate_lvis(case / "truth.json", path, "bbox")["AP"] == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda truth: truth.pop("images"), "has no list 'images'"),
+        (lambda truth: truth["images"][1].pop("height"), r"images\[1\] has no 'height'"),
+        (lambda truth: truth["annotations"][1].pop("area"), r"annotations\[1\] has no 'area'"),
+        (lambda truth: truth["annotations"][0].update(image_id=5), r"annotations\[0\]: image_id 5 is unknown"),
+        (lambda truth: truth["annotations"][2].update(category_id=5), r"annotations\[2\]: category_id 5 is unknown"),
+        (lambda truth: truth["categories"].append(3), r"categories\[3\] is no json object"),
+    ],
+)
+def test_a_wrong_ground_truth_is_named(case, tmp_path, change, message):
+    truth = json.loads((case / "truth.json").read_text())
+    change(truth)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=f"truth.json.*{message}"):
+        evaluate_lvis(tmp_path / "truth.json", case / "results_bbox.json", "bbox")
+
+
+def test_a_missing_or_cut_off_ground_truth_is_named(case, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        evaluate_lvis(tmp_path / "absent.json", case / "results_bbox.json", "bbox")
+    (tmp_path / "truth.json").write_text((case / "truth.json").read_text()[:200])
+    with pytest.raises(ValueError, match=r"truth\.json is broken or cut off"):
+        evaluate_lvis(tmp_path / "truth.json", case / "results_bbox.json", "bbox")
+
+
+def test_wrong_arguments(case):
+    files = case / "truth.json", case / "results_bbox.json"
+    for cap in (0, -2):
+        with pytest.raises(ValueError, match="must be positive"):
+            evaluate_lvis(*files, "bbox", cap)
+
+
+def test_without_the_official_evaluator_the_command_is_told(case, monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with pytest.raises(ImportError, match=r"pip install --no-deps lvis==0\.5\.3"):
+        evaluate_lvis(case / "truth.json", case / "results_bbox.json", "bbox", evaluator="official")
