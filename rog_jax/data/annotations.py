@@ -1,0 +1,170 @@
+"""The annotations of a data set as packed NumPy arrays: no Python object per image or per object."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+Place = int | np.integer
+"""Place of an image or an object in the arrays of `Annotations`."""
+RARE_LIMIT = 10
+COMMON_LIMIT = 100
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the record and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """Images, categories and objects of a data set; I images, O objects sorted by image, C categories.
+
+    Boxes are [x1, y1, x2, y2] in pixels of the image file, clipped to the image. Labels are 0..C-1 by rising category
+    id.
+
+    Attributes:
+        source: path of the file that this was read from, for messages.
+        image_folder: folder that `file_names` are relative to.
+        image_ids: as in the file.
+        image_sizes: (height, width) in pixels.
+        file_names: relative paths.
+        offsets: objects of image i are offsets[i] to offsets[i + 1].
+        annotation_ids: as in the file.
+        boxes: see above.
+        labels: 0..C-1.
+        areas: of the mask, as the file says, in pixels².
+        crowd: marks a crowd of objects that is no single one.
+        trainable: objects that training uses: no crowds, and nothing thinner than a pixel or without area.
+        points: vertices (x, y) of all polygons, in pixels of the file.
+        polygon_offsets: polygon p has points polygon_offsets[p] to polygon_offsets[p + 1].
+        object_polygons: object o has polygons object_polygons[o] to object_polygons[o + 1].
+        rle_bytes: COCO's compressed run lengths of objects that have these instead of polygons.
+        rle_offsets: object o has bytes rle_offsets[o] to rle_offsets[o + 1].
+        category_ids: rising.
+        category_names: one a category.
+        frequencies: "r", "c" or "f", one a category.
+        image_counts: images of this data set in which each category occurs, crowds aside.
+        instance_counts: objects of each category in this data set, crowds aside.
+        negative_labels: categories that were looked for and not found, image after image.
+        negative_offsets: image i has negative_labels[negative_offsets[i]] up to negative_offsets[i + 1].
+        not_exhaustive_labels: categories of which not every instance is annotated, image after image.
+        not_exhaustive_offsets: as negative_offsets.
+    """
+
+    source: str
+    image_folder: str
+    image_ids: Int64[np.ndarray, "I"]
+    image_sizes: Int32[np.ndarray, "I 2"]
+    file_names: np.ndarray
+    offsets: Int64[np.ndarray, "I+1"]
+    annotation_ids: Int64[np.ndarray, "O"]
+    boxes: Float32[np.ndarray, "O 4"]
+    labels: Int32[np.ndarray, "O"]
+    areas: Float32[np.ndarray, "O"]
+    crowd: Bool[np.ndarray, "O"]
+    trainable: Bool[np.ndarray, "O"]
+    points: Float32[np.ndarray, "V 2"]
+    polygon_offsets: Int64[np.ndarray, "P"]
+    object_polygons: Int64[np.ndarray, "O+1"]
+    rle_bytes: UInt8[np.ndarray, "Z"]
+    rle_offsets: Int64[np.ndarray, "O+1"]
+    category_ids: Int64[np.ndarray, "C"]
+    category_names: tuple[str, ...]
+    frequencies: tuple[str, ...]
+    image_counts: Int64[np.ndarray, "C"]
+    instance_counts: Int64[np.ndarray, "C"]
+    negative_labels: Int32[np.ndarray, "M"]
+    negative_offsets: Int64[np.ndarray, "I+1"]
+    not_exhaustive_labels: Int32[np.ndarray, "E"]
+    not_exhaustive_offsets: Int64[np.ndarray, "I+1"]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_objects(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.category_ids)
+
+    @cached_property
+    def images_of_objects(self) -> Int64[np.ndarray, "O"]:
+        """The image of each object, 0..I-1."""
+        return np.repeat(np.arange(self.num_images, dtype=np.int64), np.diff(self.offsets))
+
+    @cached_property
+    def has_segmentation(self) -> Bool[np.ndarray, "O"]:
+        """Objects that have polygons or run lengths."""
+        return (np.diff(self.object_polygons) > 0) | (np.diff(self.rle_offsets) > 0)
+
+    def objects(self, image: Place) -> slice:
+        """The objects of an image, for indexing the arrays of length O."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    def training_objects(self, image: Place) -> Int64[np.ndarray, "G"]:
+        """Indices of the objects of an image that training uses."""
+        start, stop = self.offsets[image : image + 2]
+        return start + np.flatnonzero(self.trainable[start:stop])
+
+    def image_path(self, image: Place) -> Path:
+        return Path(self.image_folder) / str(self.file_names[image])
+
+    def segmentation(self, obj: Place) -> list[np.ndarray] | dict[str, Any] | None:
+        """The mask of an object: polygons [V, 2] in pixels of the file, COCO's {"size", "counts"}, or None."""
+        start, stop = self.object_polygons[obj : obj + 2]
+        if stop > start:
+            return [self.points[self.polygon_offsets[p] : self.polygon_offsets[p + 1]] for p in range(start, stop)]
+        start, stop = self.rle_offsets[obj : obj + 2]
+        if stop > start:
+            image = int(np.searchsorted(self.offsets, obj, side="right")) - 1
+            size = [int(side) for side in self.image_sizes[image]]
+            return {"size": size, "counts": self.rle_bytes[start:stop].tobytes()}
+        return None
+
+    def category_arrays(self) -> list[np.ndarray]:
+        """For each image the labels that occur among its training objects, each once, rising."""
+        keys = np.unique(self.images_of_objects[self.trainable] * self.num_classes + self.labels[self.trainable])
+        images, labels = np.divmod(keys, max(self.num_classes, 1))
+        return np.split(labels, np.searchsorted(images, np.arange(1, self.num_images)))
+
+    def negative_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
+        """Labels that were looked for in the image and not found."""
+        return self.negative_labels[self.negative_offsets[image] : self.negative_offsets[image + 1]]
+
+    def not_exhaustive_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
+        """Labels of which not every instance in the image is annotated."""
+        return self.not_exhaustive_labels[self.not_exhaustive_offsets[image] : self.not_exhaustive_offsets[image + 1]]
+
+
+def frequency_group(image_count: int) -> str:
+    """LVIS's group of a category by the number of its training images: "r" to 10, "c" to 100, "f" above."""
+    if image_count <= RARE_LIMIT:
+        return "r"
+    return "c" if image_count <= COMMON_LIMIT else "f"
+
+
+def check_num_classes(annotations: Annotations, num_classes: int) -> None:
+    """Raises DataError unless a model of `num_classes` categories fits the data."""
+    if num_classes != annotations.num_classes:
+        raise DataError(
+            f"config.model.num_classes is {num_classes}, but {annotations.source} has "
+            f"{annotations.num_classes} categories. Set config.model.num_classes={annotations.num_classes}, or 0 to "
+            "take the number from the file."
+        )
+
+
+def check_masks(annotations: Annotations) -> None:
+    """Raises DataError if an object that training would use has no mask."""
+    missing = np.flatnonzero(annotations.trainable & ~annotations.has_segmentation)
+    if len(missing):
+        raise DataError(
+            f"{annotations.source}: {len(missing)} objects have no segmentation, the first is annotation "
+            f"{annotations.annotation_ids[missing[0]]}. Add their masks, or train boxes alone: "
+            "config.model.masks=False."
+        )

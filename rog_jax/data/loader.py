@@ -1,0 +1,216 @@
+"""Batches for training and for tests, read by worker processes through Grain."""
+
+import atexit
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+from grain.experimental import DatasetOptions, WithOptionsIterDataset
+
+from rog_jax.data.annotations import Annotations, DataError, check_masks
+from rog_jax.data.batch import Batch
+from rog_jax.data.images import cv2
+from rog_jax.data.plan import PlannedBatch, TrainPlan, eval_batches
+from rog_jax.data.transforms import ExampleSettings, empty_example, make_example
+
+_SHARED_MEMORY_MIN_BYTES = 1 << 16
+"""Smaller arrays come from the workers through a pipe: a block of shared memory each would cost more."""
+
+
+def train_loader(
+    annotations: Annotations,
+    plan: TrainPlan,
+    data: Any,
+    *,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    masks: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "Loader":
+    """This host's part of the batches of steps start_step to start_step + num_steps, in order.
+
+    A batch depends on the seed and the step alone, neither on the number of workers or hosts nor on where a run was
+    resumed.
+
+    Args:
+        annotations: of the training images.
+        plan: says which images each step has.
+        data: config.data.
+        seed: of scale, flip and the choice among too many objects.
+        start_step: counted from 0.
+        num_steps: length of the loader.
+        masks: whether batches hold masks.
+        process_index: number of this host.
+        process_count: number of hosts; each takes an equal part of every batch.
+
+    Raises:
+        DataError: objects lack masks; while iterating, more than config.data.max_unreadable images could not be read.
+        ValueError: the batch cannot be divided among the hosts.
+    """
+    if masks:
+        check_masks(annotations)
+    local = local_size(plan.batch_size, process_count)
+    settings = ExampleSettings.training(data, masks)
+    source = _Slots(plan.batch, plan.batch_size, local, process_index, start_step, num_steps)
+    load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed)
+    return Loader(source, load, local, data)
+
+
+def eval_loader(
+    annotations: Annotations, data: Any, batch_size: int, *, process_index: int = 0, process_count: int = 1
+) -> "Loader":
+    """This host's part of every image once, at the test scale and without truth (G = 0).
+
+    Batches hold images of one padded shape; the last of each shape is filled up with index -1. All hosts have the same
+    number of batches, of the same shapes. `batch_size` counts the images over all hosts.
+
+    Raises:
+        DataError: an image fits into no shape; while iterating, too many unreadable images.
+        ValueError: the batch cannot be divided among the hosts.
+    """
+    local = local_size(batch_size, process_count)
+    batches = eval_batches(annotations, data, batch_size)
+    source = _Slots(batches.__getitem__, batch_size, local, process_index, 0, len(batches))
+    load = functools.partial(_load, annotations=annotations, settings=ExampleSettings.testing(data), seed=None)
+    return Loader(source, load, local, data)
+
+
+def local_size(batch_size: int, process_count: int) -> int:
+    """Images of each batch that one host reads."""
+    if batch_size % process_count:
+        raise ValueError(f"a batch of {batch_size} images cannot be divided among {process_count} hosts")
+    return batch_size // process_count
+
+
+class Loader(Iterator[Batch]):
+    """An iterator of batches that counts what was left out.
+
+    Attributes:
+        dropped: objects beyond config.data.max_objects left out so far.
+        unreadable: images that could not be read so far.
+    """
+
+    def __init__(self, source: "_Slots", load: Callable[["_Slot"], Batch], batch_size: int, data: Any):
+        self.dropped = 0
+        self.unreadable = 0
+        self._length = source.num_steps
+        self._max_unreadable = data.max_unreadable
+        self._workers = data.workers
+        self._batches = iter(_pipeline(source, load, batch_size, data.workers, data.prefetch))
+
+    def __len__(self) -> int:
+        """Number of batches from the first to the last."""
+        return self._length
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if "Worker process" not in str(error):
+                raise
+            raise RuntimeError(
+                f"A loader process died ({error}) Its memory may have run out: each of the {self._workers} holds the "
+                "annotations and config.data.prefetch batches. Lower config.data.workers or config.data.prefetch; with "
+                "config.data.workers=0 images are read in the main process, where an error shows its place."
+            ) from error
+        self.dropped += int(batch.dropped.sum())
+        self.unreadable += int(batch.unreadable.sum())
+        if self.unreadable > self._max_unreadable:
+            self.close()
+            raise DataError(
+                f"{self.unreadable} images could not be read, more than config.data.max_unreadable = "
+                f"{self._max_unreadable}. The warnings above name the files and the reasons. Mend them, or raise the "
+                "limit."
+            )
+        return batch
+
+    def close(self) -> None:
+        """Stops the worker processes."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+
+
+class _Slot(NamedTuple):
+    """One image of a batch and its position in the run, from which its randomness comes."""
+
+    image: int
+    shape: tuple[int, int]
+    position: int
+
+
+class _Slots:
+    """Grain's source: slot r of this host, counted over all its batches."""
+
+    def __init__(
+        self,
+        batch: Callable[[int], PlannedBatch],
+        batch_size: int,
+        local_size: int,
+        process_index: int,
+        start_step: int,
+        num_steps: int,
+    ):
+        self.num_steps = num_steps
+        self._batch = batch
+        self._batch_size = batch_size
+        self._local_size = local_size
+        self._first_slot = process_index * local_size
+        self._start_step = start_step
+
+    def __len__(self) -> int:
+        return self.num_steps * self._local_size
+
+    def __getitem__(self, record: int) -> _Slot:
+        step = self._start_step + record // self._local_size
+        slot = self._first_slot + record % self._local_size
+        planned = self._batch(step)
+        return _Slot(int(planned.indices[slot]), planned.shape, step * self._batch_size + slot)
+
+
+def _load(slot: _Slot, annotations: Annotations, settings: ExampleSettings, seed: int | None) -> Batch:
+    if slot.image < 0:
+        return empty_example(slot.shape, settings)
+    rng = None if seed is None else np.random.default_rng([seed, slot.position])
+    return make_example(annotations, slot.image, slot.shape, settings, rng)
+
+
+def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, workers: int, prefetch: int) -> Any:
+    """A Grain dataset of batches. Worker processes are spawned: a fork after JAX has started would hang."""
+    dataset = grain.MapDataset.source(source).map(load).batch(batch_size, batch_fn=_stack)
+    if workers == 0:
+        # One thread reads ahead while the device computes: OpenCV lets go of Python's lock.
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain hands its flags to its workers, also where no absl program is running
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    dataset = WithOptionsIterDataset(dataset, DatasetOptions(min_shm_size=_SHARED_MEMORY_MIN_BYTES))
+    options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+    return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+
+
+def _stack(examples: list[Batch]) -> Batch:
+    return Batch(*(np.stack(field) for field in zip(*examples, strict=True)))
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    cv2.setNumThreads(1)  # the workers already share the cores among them
+
+
+@atexit.register
+def _await_deletions() -> None:
+    """Lets Grain release the last batches' shared memory, which Python would otherwise report as leaked.
+
+    A thread of Grain's does that once nothing refers to the arrays; there is no public way to wait for it.
+    """
+    gc.collect()
+    threads = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if threads is not None:
+        threads.apply(int)

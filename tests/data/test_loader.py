@@ -1,0 +1,138 @@
+"""Loaders: the same batches for any number of workers, hosts and restarts; counting and stopping at bad files."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from rog_jax.data import Annotations, Batch, DataError, load_lvis
+from rog_jax.data.loader import Loader, eval_loader, train_loader
+from rog_jax.data.plan import TrainPlan
+from tests.reference.data import changed, data_config, make_records, rectangle, sampler_config, write_data_set
+
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory) -> Annotations:
+    return load_lvis(*write_data_set(tmp_path_factory.mktemp("loader"), make_records(18)))
+
+
+def make_loader(annotations: Annotations, start: int = 0, steps: int = 6, workers: int = 0, **kwargs) -> Loader:
+    data = data_config(workers=workers, **kwargs.pop("data", {}))
+    plan = TrainPlan(annotations, data, sampler_config(), 4, SEED)
+    return train_loader(annotations, plan, data, seed=SEED, start_step=start, num_steps=steps, **kwargs)
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
+def test_batches_have_the_promised_types(annotations):
+    loader = make_loader(annotations)
+    batch = next(loader)
+    height, width = batch.image.shape[1:3]
+    assert len(loader) == 6
+    assert (height, width) in ((64, 96), (96, 64))
+    assert [(field.shape, field.dtype.name) for field in batch] == [
+        ((4, height, width, 3), "uint8"),
+        ((4, 2), "float32"),
+        ((4, 2), "int32"),
+        ((4,), "int32"),
+        ((4, 4, 4), "float32"),
+        ((4, 4), "int32"),
+        ((4, 4, 112, 14), "uint8"),
+        ((4,), "int32"),
+        ((4,), "int32"),
+    ]
+
+
+def test_resumed_run_sees_the_same_batches(annotations):
+    whole = list(make_loader(annotations, 0, 10))
+    assert_same(whole[3:], list(make_loader(annotations, 3, 7)))
+
+
+def test_the_same_image_is_drawn_anew_in_the_next_epoch(annotations):
+    seen: dict[int, set[tuple]] = {}
+    for batch in make_loader(annotations, 0, 30):
+        for index, size, box in zip(batch.index, batch.image_size, batch.boxes[:, 0], strict=True):
+            seen.setdefault(int(index), set()).add((*size, *box))
+    assert sum(len(draws) > 1 for draws in seen.values()) > 12
+
+
+def test_hosts_share_each_batch(annotations):
+    whole = list(make_loader(annotations))
+    parts = [list(make_loader(annotations, process_index=p, process_count=2)) for p in range(2)]
+    joined = [Batch(*map(np.concatenate, zip(a, b, strict=True))) for a, b in zip(*parts, strict=True)]
+    assert_same(whole, joined)
+    with pytest.raises(ValueError, match="batch of 4 images cannot be divided among 3 hosts"):
+        make_loader(annotations, process_count=3)
+
+
+def test_worker_processes_give_the_same_batches_and_close(annotations):
+    loader = make_loader(annotations, workers=2)
+    assert_same(list(make_loader(annotations)), list(loader))
+    loader.close()
+
+
+def test_killed_worker_is_reported(annotations):
+    import multiprocessing
+
+    before = set(multiprocessing.active_children())
+    loader = make_loader(annotations, steps=2000, workers=1)
+    next(loader)
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"loader process died .* config.data.workers"):
+        for _ in loader:
+            pass
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_evaluation_sees_each_image_once_on_all_hosts(annotations, hosts):
+    loaders = [eval_loader(annotations, data_config(), 4, process_index=p, process_count=hosts) for p in range(hosts)]
+    indices = []
+    for batches in zip(*loaders, strict=True):
+        assert len({batch.image.shape for batch in batches}) == 1
+        assert all(batch.boxes.shape[1] == 0 for batch in batches)
+        indices += [batch.index for batch in batches]
+    indices = np.concatenate(indices)
+    assert len(indices) == 24
+    np.testing.assert_array_equal(np.sort(indices[indices >= 0]), np.arange(18))
+
+
+def test_unreadable_images_are_counted_up_to_the_limit(tmp_path, caplog):
+    path, images = write_data_set(tmp_path, make_records(18))
+    annotations = load_lvis(path, images)
+    for i in (0, 1, 2):
+        (images / f"{i:03d}.png").write_bytes(b"")
+    loader = make_loader(annotations, steps=8)
+    marked = sum(int((batch.index < 0).sum()) for batch in loader)
+    assert loader.unreadable == marked > 0
+    assert "001.png is left out: it is empty" in caplog.text
+    with pytest.raises(DataError, match=r"2 images could not be read, more than config.data.max_unreadable = 1"):
+        list(make_loader(annotations, steps=200, data={"max_unreadable": 1}))
+
+
+def test_dropped_objects_are_counted(tmp_path):
+    records = make_records(18)
+    for i in range(5):
+        box = [i * 7, 0, 6, 5]
+        annotation = {"id": i, "image_id": 10, "category_id": 9, "bbox": box, "segmentation": rectangle(*box)}
+        records["annotations"].append(annotation)
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    loader = make_loader(annotations, steps=9)
+    shown = sum(int((batch.index == 0).sum()) for batch in loader)
+    assert loader.dropped == 2 * shown > 0
+
+
+def test_masks_are_asked_for_only_where_there_are_some(tmp_path):
+    annotations = load_lvis(*write_data_set(tmp_path, changed(make_records(18), "annotations", 3, segmentation=...)))
+    with pytest.raises(DataError, match=r"annotation 103\. .*config.model.masks=False"):
+        make_loader(annotations)
+    assert next(make_loader(annotations, masks=False)).masks.shape == (4, 4, 0, 0)

@@ -1,0 +1,201 @@
+"""Reading LVIS json, and an error that names the record for every kind of bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from rog_jax.data import DataError, check_masks, check_num_classes, load_lvis
+from tests.reference.data import changed, make_records, rectangle, write_data_set, write_json
+
+
+def test_packs_what_the_file_says(tmp_path):
+    records = make_records(5)
+    records["annotations"].append(
+        {
+            "id": 999,
+            "image_id": 10,
+            "category_id": 9,
+            "bbox": [0, 0, 5, 4],
+            "area": 20,
+            "segmentation": rectangle(0, 0, 5, 4),
+        }
+    )
+    records["images"][0] |= {"neg_category_ids": [3, 9], "not_exhaustive_category_ids": [5]}
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert (annotations.num_images, annotations.num_objects, annotations.num_classes) == (5, 6, 3)
+    np.testing.assert_array_equal(annotations.category_ids, [3, 5, 9])
+    assert annotations.category_names == ("class3", "class5", "class9")
+    np.testing.assert_array_equal(annotations.annotation_ids[annotations.objects(0)], [100, 999])
+    np.testing.assert_array_equal(annotations.labels, [0, 2, 1, 2, 0, 1])
+    np.testing.assert_array_equal(annotations.boxes[:2], [[4, 6, 24, 30], [0, 0, 5, 4]])
+    np.testing.assert_array_equal(annotations.image_sizes[:2], [[40, 60], [60, 40]])
+    np.testing.assert_array_equal(annotations.image_counts, [2, 2, 2])
+    np.testing.assert_array_equal(annotations.instance_counts, [2, 2, 2])
+    np.testing.assert_array_equal(annotations.negative_categories(0), [0, 2])
+    np.testing.assert_array_equal(annotations.not_exhaustive_categories(0), [1])
+    assert annotations.negative_categories(1).size == 0
+    np.testing.assert_array_equal(annotations.segmentation(1)[0], [[0, 0], [5, 0], [5, 4], [0, 4]])
+    assert annotations.image_path(2) == tmp_path / "images" / "002.png"
+    assert [list(labels) for labels in annotations.category_arrays()] == [[0, 2], [1], [2], [0], [1]]
+
+
+def test_real_photographs_match_the_counts_in_their_file(shared):
+    path = shared / "data" / "ccp" / "train.json"
+    annotations = load_lvis(path, path.parent / "images")
+    data = json.loads(path.read_text())
+    np.testing.assert_array_equal(annotations.image_counts, [c["image_count"] for c in data["categories"]])
+    np.testing.assert_array_equal(annotations.instance_counts, [c["instance_count"] for c in data["categories"]])
+    assert annotations.frequencies == tuple(c["frequency"] for c in data["categories"])
+    check_masks(annotations)
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(10, "r"), (11, "c"), (100, "c"), (101, "f"), (None, "r")])
+def test_frequency_follows_from_image_counts_where_the_file_has_none(tmp_path, stated, expected):
+    records = make_records()
+    if stated is not None:
+        for category in records["categories"]:
+            category["image_count"] = stated
+    assert load_lvis(*write_data_set(tmp_path, records)).frequencies == (expected,) * 3
+
+
+def test_image_file_from_coco_url(tmp_path):
+    records = make_records(2)
+    path, images = write_data_set(tmp_path, records)
+    for image in records["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    write_json(tmp_path, records)
+    assert load_lvis(path, images).image_path(0) == images / "000.png"
+    split = tmp_path / "train2017"
+    images.rename(split)
+    assert load_lvis(path, tmp_path).image_path(1) == split / "001.png"
+
+
+def test_run_lengths_of_both_kinds(tmp_path):
+    mask = np.zeros((40, 60), np.uint8, order="F")
+    mask[6:30, 4:24] = 1
+    compressed = coco_mask.encode(mask)
+    flat = mask.T.reshape(-1)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    text = {"size": [40, 60], "counts": compressed["counts"].decode()}
+    for rle in (text, {"size": [40, 60], "counts": runs}):
+        records = changed(make_records(), "annotations", 0, segmentation=rle)
+        packed = load_lvis(*write_data_set(tmp_path, records)).segmentation(0)
+        np.testing.assert_array_equal(coco_mask.decode(packed), mask)
+
+
+def test_box_over_the_edge_is_clipped_with_a_warning(tmp_path, caplog):
+    records = changed(make_records(), "annotations", 0, bbox=[-5, 6, 20, 60])
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    np.testing.assert_array_equal(annotations.boxes[0], [0, 6, 15, 40])
+    assert "1 objects stick out" in caplog.text
+    assert "annotation 100" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bbox": [4, 6, 0, 24]},
+        {"bbox": [60, 6, 0, 24]},
+        {"bbox": [4, 6, 0.5, 24]},
+        {"area": 0},
+        {"segmentation": [[1, 1, 5, 5]]},
+        {"iscrowd": 1},
+    ],
+)
+def test_objects_without_area_and_crowds_stay_out_of_training(tmp_path, caplog, fields):
+    records = changed(make_records(), "annotations", 0, **fields)
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert annotations.num_objects == 8
+    assert annotations.training_objects(0).size == 0
+    assert annotations.trainable.sum() == 7
+    assert "left out of training" in caplog.text
+    assert annotations.category_arrays()[0].size == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "fields", "words"),
+    [
+        ("annotations", 2, {"image_id": 77}, "annotation 102: image_id 77 is not among the images"),
+        ("annotations", 2, {"category_id": 77}, "annotation 102: category_id 77 is not among the categories"),
+        ("annotations", 2, {"id": 100}, "annotation id 100 occurs 2 times"),
+        ("images", 1, {"id": 10}, "image id 10 occurs 2 times"),
+        ("categories", 1, {"id": 5}, "category id 5 occurs 2 times"),
+        ("annotations", 2, {"bbox": ...}, r"annotations\[2\] \(id 102\) has no 'bbox'"),
+        ("annotations", 2, {"id": ...}, r"annotations\[2\] \(id None\) has no 'id'"),
+        ("annotations", 2, {"id": "x"}, r"annotations\[2\]: id 'x' is no whole number"),
+        ("images", 1, {"width": ...}, r"images\[1\] \(id 11\) has no 'width'"),
+        ("images", 1, {"width": 0}, "image 11: width 0 is no positive"),
+        ("images", 1, {"file_name": ...}, "image 11 has neither 'file_name' nor 'coco_url'"),
+        ("images", 1, {"neg_category_ids": [4]}, "image 11: neg_category_ids has 4"),
+        ("categories", 0, {"frequency": "x"}, "category 9: frequency 'x'"),
+        ("annotations", 2, {"bbox": [100, 6, 20, 24]}, "annotation 102, image 12: .* outside its image of 40 x 60"),
+        ("annotations", 2, {"bbox": [-30, 6, 20, 24]}, "annotation 102, image 12: .* outside its image"),
+        ("annotations", 2, {"bbox": [60, 6, 20, 24]}, "annotation 102, image 12: .* outside its image"),
+        ("annotations", 2, {"bbox": [4, 6, -20, 24]}, "annotation 102, image 12: .* negative width"),
+        ("annotations", 2, {"bbox": [4, float("nan"), 20, 24]}, "annotation 102, image 12: .* not finite"),
+        ("annotations", 2, {"bbox": [4, 6, 20]}, "annotation 102: bbox .* is not four numbers"),
+        ("annotations", 2, {"area": float("nan")}, "annotation 102: area nan"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "annotation 102: .* pairs"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, float("inf")]]}, "annotation 102: .* not finite"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "annotation 102: .* no number"),
+        ("annotations", 2, {"segmentation": 3}, "annotation 102: .* neither"),
+        ("annotations", 2, {"segmentation": {"size": [9, 9], "counts": [81]}}, "annotation 102: .* size"),
+        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": [81]}}, "annotation 102: .* add up"),
+    ],
+)
+def test_bad_records_are_named(tmp_path, table, place, fields, words):
+    path, images = write_data_set(tmp_path, make_records())
+    write_json(tmp_path, changed(make_records(), table, place, **fields))
+    with pytest.raises(DataError, match=words) as error:
+        load_lvis(path, images)
+    assert str(path) in str(error.value)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    path, images = write_data_set(tmp_path, make_records())
+    with pytest.raises(DataError, match=r"no annotation file .*missing"):
+        load_lvis(tmp_path / "missing.json", images)
+    with pytest.raises(DataError, match=r"no image folder .*missing"):
+        load_lvis(path, tmp_path / "missing")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"image 10 should be .*000.png"):
+        load_lvis(path, empty)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"images": [', "no valid json: .* line 1, column"),
+        ("", "no valid json"),
+        ("[]", "no list 'images'"),
+        ('{"images": [{}], "annotations": []}', "no list 'categories'"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "'images' is empty"),
+    ],
+)
+def test_broken_json_says_where(tmp_path, text, words):
+    path = tmp_path / "annotations.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        load_lvis(path, tmp_path)
+
+
+def test_binary_instead_of_json(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(b"\x1f\x8b\x08\x00\xff\xff")
+    with pytest.raises(DataError, match="unpack it"):
+        load_lvis(path, tmp_path)
+
+
+def test_wrong_number_of_classes_and_missing_masks(tmp_path):
+    annotations = load_lvis(*write_data_set(tmp_path, make_records()))
+    check_num_classes(annotations, 3)
+    with pytest.raises(DataError, match=r"num_classes is 80, but .* has 3"):
+        check_num_classes(annotations, 80)
+    records = changed(make_records(), "annotations", 3, segmentation=...)
+    annotations = load_lvis(*write_data_set(tmp_path / "boxes", records))
+    with pytest.raises(DataError, match=r"1 objects .* annotation 103"):
+        check_masks(annotations)
