@@ -1,0 +1,43 @@
+"""Sums over a long axis in blocks, so that no pairwise table grows beyond a fixed size."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+MAX_PAIRS = 1 << 19
+"""Entries of the largest pairwise table held at once (2 MB in float32)."""
+
+
+def scan_blocks(
+    body: Callable[..., tuple[PyTree, PyTree]],
+    init: PyTree,
+    arrays: tuple[Array, ...],
+    fill: tuple[int, ...],
+    width: int,
+    max_entries: int = MAX_PAIRS,
+) -> tuple[PyTree, PyTree]:
+    """Runs `body(carry, *blocks) -> (carry, outputs)` over blocks of the arrays' first axis.
+
+    Args:
+        body: gets blocks [T, ...] of each array; its outputs have first axis T too.
+        init: the first carry.
+        arrays: arrays with the same first axis L.
+        fill: value for each array that pads L to a whole number of blocks.
+        width: entries of the table that `body` makes for one element of the axis.
+        max_entries: bound of T * width.
+
+    Returns:
+        The last carry, and the outputs joined along their first axis, cut to L.
+    """
+    length = arrays[0].shape[0]
+    size = max(1, min(length, max_entries // max(width, 1)))
+    blocks = -(-length // size)
+    pad = blocks * size - length
+    split = tuple(
+        jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1), constant_values=value).reshape(blocks, size, *x.shape[1:])
+        for x, value in zip(arrays, fill, strict=True)
+    )
+    carry, outputs = jax.lax.scan(lambda carry, block: body(carry, *block), init, split)
+    return carry, jax.tree.map(lambda y: y.reshape(blocks * size, *y.shape[2:])[:length], outputs)

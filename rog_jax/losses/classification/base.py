@@ -1,0 +1,98 @@
+"""What every object-level classification loss has in common."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Num
+
+State = Any
+"""A pytree of arrays that a loss carries from step to step; an empty tuple where it has no memory."""
+
+
+@dataclass(frozen=True)
+class ClassificationLoss(ABC):
+    """A classification loss with the classifier it wants and the scores it gives at inference.
+
+    Attributes:
+        num_classes: C, foreground classes; label C is the background.
+        predictor: kind of the last layer, "linear" or "normed".
+        weight_init: of the classifier's weights, ("normal", standard deviation) or ("constant", value).
+        bias_init: of its biases, one number for all Q columns or one each.
+    """
+
+    num_classes: int
+    predictor: ClassVar[str] = "linear"
+    weight_init: ClassVar[tuple[str, float]] = ("normal", 0.01)
+    bias_init: ClassVar[float | np.ndarray] = 0.0
+
+    @property
+    def num_outputs(self) -> int:
+        """Q, the classifier's columns: the classes and, last, the background."""
+        return self.num_classes + 1
+
+    def init_state(self) -> State:
+        """The state before the first step."""
+        return ()
+
+    def foreground_logits(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+        """The columns that a ranking loss ranks."""
+        return logits[:, : self.num_classes]
+
+    @abstractmethod
+    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+        """Scores of the foreground classes at inference."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        logits: Float[Array | np.ndarray, "N Q"],
+        labels: Int[Array | np.ndarray, " N"],
+        weights: Num[Array | np.ndarray, " N"] | None,
+        state: State,
+        axis_name: str | None = None,
+        **inputs: Any,
+    ) -> tuple[Float[Array, ""], State]:
+        """The loss of a batch, and the next state.
+
+        Args:
+            logits: raw outputs of the classifier; ranked as float32 unless float64.
+            labels: class of each row; C is the background, -1 padding, which takes part in nothing.
+            weights: of the rows, 1 for all if None; some losses ignore them, as their authors do.
+            state: from `init_state` or the last call.
+            axis_name: mesh axis of the devices that share a batch: normalisers become their means over it, so that
+                the mean of the devices' values is the loss of the joined batch, and states are summed.
+            inputs: what only some losses need.
+
+        Raises:
+            ValueError: where the logits have not `num_outputs` columns.
+        """
+
+    def prepare(
+        self, logits: Array | np.ndarray, labels: Array | np.ndarray
+    ) -> tuple[Float[Array, "N Q"], Int[Array, " N"], Bool[Array, " N"]]:
+        """Logits in the type of the loss with padding rows set to 0, labels, and the rows that are no padding."""
+        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+        if logits.ndim != 2 or logits.shape[1] != self.num_outputs or labels.shape != logits.shape[:1]:
+            raise ValueError(
+                f"{type(self).__name__} for {self.num_classes} classes takes logits [N, {self.num_outputs}] and "
+                f"labels [N], got {logits.shape} and {labels.shape}"
+            )
+        valid = labels >= 0
+        if logits.dtype != jnp.float64:
+            logits = logits.astype(jnp.float32)
+        # Not multiplied by 0 later: whatever stands in a padding row, even infinity, must not reach the gradient.
+        return jnp.where(valid[:, None], logits, 0), labels, valid
+
+
+def row_normalizer(
+    counted: Bool[Array, " N"], dtype: jnp.dtype, axis_name: str | None, eps: float = 0.0
+) -> Float[Array, ""]:
+    """Number of counted rows, at least 1, plus eps: of this device, or the joined batch's divided by its devices."""
+    rows, devices = jnp.sum(counted), 1
+    if axis_name is not None:
+        rows, devices = jax.lax.psum((rows, 1), axis_name)
+    return (jnp.maximum(rows, 1).astype(dtype) + eps) / devices
