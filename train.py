@@ -1,4 +1,4 @@
-"""Trains a detector: `python train.py --config configs/quickstart.py --workdir runs/quickstart [--config.optim.lr=0.01]`.
+"""Trains a detector: `python train.py --config configs/lvis_r50.py --workdir runs/r50 [--config.optim.lr=0.01]`.
 
 The folder takes checkpoints, `train_log.jsonl` and TensorBoard files; the same command goes on from the newest
 checkpoint. Every setting is in configs/common.py.

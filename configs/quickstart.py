@@ -25,10 +25,10 @@ def get_config() -> ConfigDict:
     config.data.workers = 1
 
     config.model.depth = 18
-    config.model.width = 32
+    config.model.width = 24
     config.model.norm = "group"
     config.model.frozen_stages = -1
-    config.model.fpn_channels = 64
+    config.model.fpn_channels = 48
     config.model.dtype = "float32"
 
     config.rpn.anchor_scale = 6.0
@@ -39,8 +39,9 @@ def get_config() -> ConfigDict:
     config.rpn.test_proposals = 100
     config.roi.samples = 64
     config.roi.hidden = 256
-    config.roi.mask_channels = 64
+    config.roi.mask_channels = 48
     config.roi.mask_convs = 2
+    config.roi.mask_pool = 7
 
     config.optim.lr_batch_size = 8
     config.optim.lr = 0.02

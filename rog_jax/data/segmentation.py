@@ -133,8 +133,10 @@ def rasterize(polygon: Float[np.ndarray, "V 2"], side: int) -> Bool[np.ndarray, 
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(crossings) - crossings, crossings) + first[edges]
     x = x0[edges] + (rows + 0.5 - y0[edges]) / (y1 - y0)[edges] * (x1 - x0)[edges]
     columns = np.clip(np.ceil(x - 0.5), 0, side).astype(np.int64)
-    counts = np.bincount(rows * (side + 1) + columns, minlength=side * (side + 1)).reshape(side, side + 1)
-    return np.cumsum(counts, axis=1)[:, :side] % 2 == 1
+    counts = np.bincount(rows * (side + 1) + columns, minlength=side * (side + 1)).astype(np.uint8)
+    # Only the parity of the crossings to the left counts, so that eight bits may overflow.
+    crossed = np.cumsum(counts.reshape(side, side + 1), axis=1, dtype=np.uint8)
+    return (crossed[:, :side] & 1).view(bool)
 
 
 def pack_masks(masks: Bool[np.ndarray, "G 112 112"]) -> UInt8[np.ndarray, "G 112 14"]:

@@ -166,7 +166,7 @@ def detect(
         best, order = top_k_large(flat, min(settings.pre_nms, flat.shape[0]))
         row, label = order // num_classes, order % num_classes
         boxes = box_ops.clip(box_ops.decode(deltas[row, label], proposals[row], box_stds), size)
-        keep = class_nms(boxes, label, jnp.isfinite(best), settings.nms_iou)
+        keep = class_nms(boxes, label, jnp.isfinite(best), settings.nms_iou, max_keep=settings.max_detections)
         top, order = jax.lax.top_k(jnp.where(keep, best, -jnp.inf), min(settings.max_detections, len(best)))
         found = jnp.isfinite(top)
         return boxes[order] * found[:, None], jnp.where(found, top, 0), jnp.where(found, label[order], -1)

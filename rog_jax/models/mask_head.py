@@ -1,5 +1,7 @@
 """Mask head (He et al., ICCV 2017): four convolutions, a doubling deconvolution, one mask a class."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ class MaskHead(nnx.Module):
     ):
         sizes = [channels_in] + [channels] * convs
         self.convs = nnx.List(
-            [ConvNorm(a, b, 3, norm=norm, dtype=dtype, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
+            [ConvNorm(a, b, 3, norm=norm, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(sizes)]
         )
         # The kernel of a 2x2 deconvolution with stride 2 reaches each output pixel once: a linear layer per pixel.
         self.deconv = linear(sizes[-1], 4 * channels, init=kaiming_normal, dtype=dtype, rngs=rngs)

@@ -99,7 +99,7 @@ def propose(
         boxes = box_ops.clip(boxes, size)  # [K, 4]
         sides = boxes[:, 2:] - boxes[:, :2]
         valid = jnp.isfinite(scores) & (sides > 0).all(axis=-1)
-        keep = nms(boxes, valid, settings.nms_iou)
+        keep = nms(boxes, valid, settings.nms_iou, max_keep=proposals)
         return boxes, jnp.where(keep, scores, -jnp.inf)
 
     def one_image(logits, deltas, inside, size):

@@ -37,7 +37,8 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         size = config[name].batch_size
         if size < 1 or size % num_devices:
             raise ValueError(
-                f"config.{name}.batch_size={size} is the global batch and must be a multiple of the {num_devices} devices"
+                f"config.{name}.batch_size={size} is the batch of all devices and must be a multiple of their number, "
+                f"{num_devices}"
             )
     for height, width in config.data.shapes:
         if height % SHAPE_MULTIPLE or width % SHAPE_MULTIPLE:

@@ -1,0 +1,147 @@
+"""Measures the parts of the program: `python -m rog_jax.tools.benchmark [PART ...] [--config configs/quickstart.py]`.
+
+Parts: gap (both methods against sigmoid cross-entropy on the same logits), step (a training step), inference, loader,
+evaluation. Each is a median after warm-up; all figures are printed as one json object. Machines differ and are noisy:
+compare ratios of one run, not seconds of two.
+
+Example:
+    python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rog_jax.data import Batch, load_lvis
+from rog_jax.tools.benchmark_evaluation import benchmark_evaluation
+from rog_jax.tools.benchmark_gap import benchmark_gap
+from rog_jax.tools.benchmark_loader import benchmark_loader
+from rog_jax.training import runtime
+from rog_jax.training.optimizer import create_optimizer, learning_rate
+from rog_jax.training.state import ModelDefinition, create_state, data_mesh
+from rog_jax.training.step import make_predict_step, make_train_step, to_devices
+
+PARTS = ("gap", "step", "inference", "loader", "evaluation")
+
+
+def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: int = 0) -> Batch:
+    """Noise with boxes on it, of the config's first padded shape."""
+    rng = np.random.default_rng(seed)
+    height, width = config.data.shapes[0]
+    slots = config.data.max_objects
+    corner = rng.uniform(0, 0.6, (batch_size, slots, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.4, corner.shape)], -1) * [width, height, width, height]
+    labels = rng.integers(0, config.model.num_classes, (batch_size, slots))
+    labels[:, objects:] = -1
+    masks = (batch_size, slots, 112, 14) if config.model.masks else (batch_size, slots, 0, 0)
+    size = np.tile(np.float32([[height, width]]), (batch_size, 1))
+    return Batch(
+        image=rng.integers(0, 256, (batch_size, height, width, 3), dtype=np.uint8),
+        image_size=size,
+        original_size=size.astype(np.int32),
+        index=np.arange(batch_size, dtype=np.int32),
+        boxes=boxes.astype(np.float32),
+        labels=labels.astype(np.int32),
+        masks=rng.integers(0, 256, masks, dtype=np.uint8),
+        dropped=np.zeros(batch_size, np.int32),
+        unreadable=np.zeros(batch_size, np.int32),
+    )
+
+
+def benchmark_step(config: ConfigDict, repeats: int) -> dict[str, Any]:
+    """Compile time, seconds a training step, images a second, and the compiler's memory figures."""
+    mesh = data_mesh()
+    definition = ModelDefinition(config)
+    schedule = learning_rate(config.optim, config.train.batch_size, [])
+    optimizer = create_optimizer(config.optim, schedule)
+    counts = np.ones(config.model.num_classes, np.int32)
+    state = create_state(definition, optimizer, mesh)
+    batch = to_devices(made_up_batch(config, config.train.batch_size), mesh)
+    started = time.perf_counter()
+    step = make_train_step(definition, optimizer, schedule, mesh, counts).lower(state, batch).compile()
+    compiled = time.perf_counter() - started
+    holder = [state]
+
+    def once():
+        holder[0], metrics = step(holder[0], batch)
+        return metrics
+
+    return {"compile_s": compiled, **_timed(once, config.train.batch_size, repeats), "memory": _memory(step)}
+
+
+def benchmark_inference(config: ConfigDict, repeats: int) -> dict[str, Any]:
+    """Seconds a batch and images a second, from uint8 images to detections on the device."""
+    mesh = data_mesh()
+    definition = ModelDefinition(config)
+    state = create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
+    predict = make_predict_step(definition, mesh)
+    batch = to_devices(made_up_batch(config, config.test.batch_size), mesh)
+    return _timed(lambda: predict(state, batch), config.test.batch_size, repeats)
+
+
+def _timed(once: Callable[[], Any], images: int, repeats: int) -> dict[str, Any]:
+    jax.block_until_ready(once())
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(once())
+        seconds.append(time.perf_counter() - started)
+    median = statistics.median(seconds)
+    return {"batch_size": images, "median_s": median, "images_per_second": images / median}
+
+
+def _memory(compiled: Any) -> dict[str, int]:
+    analysis = compiled.memory_analysis()
+    names = ("argument_size_in_bytes", "output_size_in_bytes", "alias_size_in_bytes", "temp_size_in_bytes")
+    return {name.removesuffix("_in_bytes"): getattr(analysis, name) for name in names}
+
+
+def load_config(path: str) -> ConfigDict:
+    """The config of a recipe's file; `FILE.py:VARIANT` is understood as in train.py."""
+    file, _, variant = path.partition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--config", default="configs/quickstart.py", help="recipe for step, inference and loader")
+    parser.add_argument("--batch-size", type=int, help="images over all devices; the recipe's if not given")
+    parser.add_argument("--repeats", type=int, default=9)
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
+    runtime.start()
+    config = load_config(arguments.config)
+    config.train.batch_size = arguments.batch_size or config.train.batch_size
+    config.test.batch_size = arguments.batch_size or config.test.batch_size
+    config.model.num_classes = config.model.num_classes or 24
+    run = {
+        "gap": benchmark_gap,
+        "step": lambda: benchmark_step(config, arguments.repeats),
+        "inference": lambda: benchmark_inference(config, arguments.repeats),
+        "loader": lambda: benchmark_loader(load_lvis(config.data.train_json, config.data.train_images), config),
+        "evaluation": benchmark_evaluation,
+    }
+    device = jax.devices()[0]
+    machine = {"device": device.device_kind, "devices": jax.device_count(), "processor": platform.machine()}
+    figures = {part: run[part]() for part in arguments.parts or PARTS}
+    print(json.dumps({"machine": machine, **figures}, indent=2, default=float))
+
+
+if __name__ == "__main__":
+    main()

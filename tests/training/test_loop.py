@@ -1,0 +1,219 @@
+"""Whole runs on a data set of a few images: resume, logs, evaluation, and errors before anything is lost."""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from rog_jax.data import DataError
+from rog_jax.data.synthetic import SyntheticSettings, make_dataset
+from rog_jax.evaluation.run import evaluate_results, evaluate_run
+from rog_jax.training.checkpoint import CheckpointError
+from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
+from rog_jax.training.loop import train
+from tests.tiny import tiny_config
+
+SETTINGS = SyntheticSettings(
+    train_images=40, val_images=12, num_categories=6, height=64, width=64, object_size=(16, 32), val_instances=3
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """The tiny detector on a procedural set with two padded shapes."""
+    folder = tmp_path_factory.mktemp("set")
+    paths = make_dataset(folder, SETTINGS)
+    config = tiny_config()
+    config.model.num_classes = 0
+    config.data.shapes = ((64, 64), (64, 96))
+    config.data.train_json, config.data.val_json = str(paths["train_json"]), str(paths["val_json"])
+    config.data.train_images = config.data.val_images = str(paths["images"])
+    _turn_some_wide(paths["train_json"])
+    return config
+
+
+def _turn_some_wide(path):
+    """Says of half of the images that they are wide, so that batches of both shapes occur; the files follow."""
+    import cv2
+
+    data = json.loads(path.read_text())
+    for image in data["images"][::2]:
+        file = path.parent / "images" / image["file_name"].rpartition("/")[2]
+        cv2.imwrite(str(file), cv2.copyMakeBorder(cv2.imread(str(file)), 0, 0, 0, 30, cv2.BORDER_REFLECT))
+        image["width"] += 30
+    path.write_text(json.dumps(data))
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """A whole run: its folder and its final state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, jax.device_get(train(config, workdir))
+
+
+def read_log(workdir):
+    return [json.loads(line) for line in (workdir / "train_log.jsonl").read_text().splitlines()]
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, monkeypatch):
+    workdir, whole = finished
+    import rog_jax.training.loop as loop
+
+    class PowerCut(Exception):
+        pass
+
+    inner = loop.to_devices
+    calls = []
+
+    def cut(batch, mesh):
+        calls.append(batch.index.tolist())
+        if len(calls) == 5:  # after the checkpoint of step 3 and the log line of step 4
+            raise PowerCut
+        return inner(batch, mesh)
+
+    monkeypatch.setattr(loop, "to_devices", cut)
+    with pytest.raises(PowerCut):
+        train(config, tmp_path)
+    before = list(calls)
+    resumed = jax.device_get(train(config, tmp_path))
+    assert calls[5:7] == before[3:5]  # the data goes on where the checkpoint stood
+    assert int(resumed.step) == int(whole.step) == 6
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(whole)[0], jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6] or [
+        line["step"] for line in read_log(tmp_path)
+    ] == [2, 6]
+    for a, b in zip(read_log(workdir), read_log(tmp_path), strict=False):
+        assert a["step"] != b["step"] or a["step"] == 2
+
+
+def test_log_and_config_are_written(finished):
+    workdir, _ = finished
+    lines = read_log(workdir)
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    wanted = {
+        "loss",
+        "rpn_cls",
+        "rpn_box",
+        "cls",
+        "gap",
+        "box",
+        "mask",
+        "lr",
+        "images_per_second",
+        "data_wait",
+        "positives",
+    }
+    assert wanted <= lines[0].keys()
+    about = json.loads((workdir / "config.json").read_text())
+    assert about["config"]["model"]["num_classes"] == 6
+    assert list(workdir.glob("tensorboard/*"))
+
+
+def test_nothing_compiles_after_the_first_step_of_each_shape(config, tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        train(config, tmp_path)
+    names = [record.getMessage() for record in caplog.records if "Compiling jit(" in record.getMessage()]
+    steps = [name for name in names if "jit(update)" in name]
+    assert len(steps) == len(config.data.shapes)
+    first, second = (names.index(name) for name in steps)
+    assert names[first + 1 : second] == [] or all("update" in name for name in names[first : second + 1])
+
+
+def test_evaluation_writes_everything(config, finished):
+    workdir, _ = finished
+    metrics = evaluate_run(config, workdir)
+    folder = workdir / "eval"
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "per_category"} <= metrics["segm"].keys()
+    for name in ("results_bbox.json", "results_segm.json", "metrics.json", "per_class.csv"):
+        assert (folder / name).stat().st_size > 0
+    assert len(list((folder / "pictures").iterdir())) == config.test.pictures
+    records = json.loads((folder / "results_bbox.json").read_text())
+    assert records
+    per_image = np.unique([record["image_id"] for record in records], return_counts=True)[1]
+    assert per_image.max() <= config.test.max_detections
+    assert min(record["score"] for record in records) > config.test.score_threshold
+    again = evaluate_results(config, folder / "results_bbox.json", workdir / "again")
+    assert again["bbox"]["AP"] == metrics["bbox"]["AP"] or np.isnan(again["bbox"]["AP"])
+
+
+def test_checkpoint_of_another_model_is_refused(config, finished):
+    workdir, _ = finished
+    other = config.copy_and_resolve_references()
+    other.roi.hidden = 24
+    with pytest.raises(CheckpointError, match=r"box_head/classifier/kernel.*another --workdir"):
+        train(other, workdir)
+    with pytest.raises(CheckpointError, match="box_head"):
+        evaluate_run(other, workdir)
+
+
+def test_missing_checkpoints_are_named(config, finished, tmp_path):
+    with pytest.raises(CheckpointError, match="train first"):
+        evaluate_run(config, tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=r"step 4; found: 3, 6"):
+        evaluate_run(config, finished[0], step=4)
+
+
+def test_wrong_data_is_refused(config, finished, tmp_path):
+    wrong = config.copy_and_resolve_references()
+    wrong.model.num_classes = 5
+    with pytest.raises(DataError, match="6"):
+        train(wrong, tmp_path)
+    wrong = config.copy_and_resolve_references()
+    wrong.data.train_json = str(tmp_path / "none.json")
+    with pytest.raises((DataError, FileNotFoundError), match=r"none\.json"):
+        train(wrong, tmp_path)
+    data = json.loads(open(config.data.val_json).read())
+    data["categories"][0]["id"] = 99
+    for annotation in data["annotations"]:
+        annotation["category_id"] = {1: 99}.get(annotation["category_id"], annotation["category_id"])
+    for image in data["images"]:
+        image["neg_category_ids"] = [{1: 99}.get(x, x) for x in image["neg_category_ids"]]
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    wrong = config.copy_and_resolve_references()
+    wrong.data.val_json = str(tmp_path / "val.json")
+    with pytest.raises(DataError, match="categories"):
+        evaluate_run(wrong, finished[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("loss.gap.variant", "papre", "config.loss.gap.variant='papre'"),
+        ("train.batch_size", 12, "multiple"),
+        ("data.shapes", ((64, 65), (64, 96)), "multiples of 32"),
+        ("model.norm", "batch", "config.model.norm"),
+        ("loss.classification", "focal", "focal"),
+        ("model.depth", 19, "config.model.depth=19"),
+    ],
+)
+def test_wrong_settings_are_named(config, tmp_path, path, value, message):
+    wrong = config.copy_and_resolve_references()
+    with wrong.unlocked():
+        wrong.update_from_flattened_dict({path: value})
+    with pytest.raises(ValueError, match=message):
+        train(wrong, tmp_path)
+
+
+def test_misspelt_key_is_refused(config):
+    with pytest.raises((KeyError, AttributeError), match="learning_rte"):
+        config.copy_and_resolve_references().lock().optim.learning_rte = 1.0
+
+
+def test_watch_names_loss_and_images():
+    watch = MetricsWatch(np.array([501, 502, 503]))
+    good = {"cls": np.float32(1), "loss": np.float32(1), "finite": np.float32(1)}
+    for step in range(LAG):
+        assert watch.push(step, np.array([0, 1]), good) == []
+    assert watch.push(LAG, np.array([2, -1]), good | {"cls": np.float32("nan"), "finite": np.float32(0)})[0][0] == 0
+    with pytest.raises(NonFiniteLoss, match=r"step 2: cls not finite; image ids of this host: \[503\]"):
+        watch.flush()
+
+
+def test_log_is_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)) + '{"step": 8, "lo')
+    truncate_log(path, 5)
+    assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
