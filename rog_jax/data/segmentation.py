@@ -123,8 +123,8 @@ def rasterize(polygon: Float[np.ndarray, "V 2"], side: int) -> Bool[np.ndarray, 
         polygon: vertices (x, y) in units of the cells; cell (row i, column j) has its centre at (j + 0.5, i + 0.5).
         side: cells a side.
     """
-    x0, y0 = polygon.astype(np.float64).T
-    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    polygon = polygon.astype(np.float64)
+    (x0, y0), (x1, y1) = polygon.T, np.concatenate([polygon[1:], polygon[:1]]).T
     # Each edge crosses the rows whose centres lie between its ends, the upper end included.
     first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, side).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, side).astype(np.int64)

@@ -1,8 +1,10 @@
 """From an image and its annotations to one training or test example: resize, flip, pad, crop the masks."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +97,7 @@ def make_example(
     try:
         pixels = read_image(annotations.image_path(image), size)
     except UnreadableImage as error:
-        logger.warning("%s is left out: %s", annotations.image_path(image), error)
+        _report_unreadable(annotations.image_path(image), str(error))
         return empty_example(shape, settings, unreadable=True)
     objects, boxes = resized_boxes(annotations, image, resized) if settings.max_objects else _no_objects()
     kept = choose_objects(len(objects), settings.max_objects, rng)
@@ -171,6 +173,12 @@ def fill_masks(
             continue
         mask = crop_mask(segmentation, annotations.boxes[obj])
         packed[slot] = pack_masks((mask[:, ::-1] if flip else mask)[None])[0]
+
+
+@functools.cache
+def _report_unreadable(path: Path, reason: str) -> None:
+    """Warns once per file and process: an image recurs in every epoch."""
+    logger.warning("%s is left out: %s", path, reason)
 
 
 def _no_objects() -> tuple[np.ndarray, np.ndarray]:

@@ -44,8 +44,8 @@ class MaskHead(nnx.Module):
         return wide(logits) + self.bias[...][labels][:, None, None]
 
 
-def double(x: Float[Array, "P S S 4*D"]) -> Float[Array, "P 2*S 2*S D"]:
-    """Channels (dy, dx, D) of each pixel laid out as a square of two by two pixels."""
+def double(x: Float[Array, "P S S E"]) -> Float[Array, "P 2*S 2*S E//4"]:
+    """Channels (dy, dx, E / 4) of each pixel laid out as a square of two by two pixels."""
     rois, size, _, channels = x.shape
     x = x.reshape(rois, size, size, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(rois, 2 * size, 2 * size, channels // 4)

@@ -94,7 +94,7 @@ class ResNet(nnx.Module):
         return features
 
 
-def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B H/2 W/2 D"]:
+def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B H//2 W//2 D"]:
     """Maximum over 3x3 pixels at every second pixel of an even-sized map, padded by one pixel.
 
     The maximum of nine slices, not a window reduction: the gradient of the latter is seven times slower on a CPU.

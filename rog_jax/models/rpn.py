@@ -149,13 +149,13 @@ def rpn_losses(
         candidates = jnp.where(inside[:, None], anchors, 0)
         matches = match(boxes, labels >= 0, candidates, settings.positive_iou, settings.negative_iou, low_quality=True)
         kind = jnp.where(inside & (index >= 0), matches.kind, -1)
-        return sample_mask(key, kind, settings.samples, settings.positive_fraction), matches.index
+        wanted = box_ops.encode(boxes[matches.index], anchors, BOX_STDS)  # [A, 4]
+        return sample_mask(key, kind, settings.samples, settings.positive_fraction), wanted
 
-    kind, matched = jax.vmap(targets)(gt_boxes, gt_labels, inside, image_index, keys)  # [B, A]
+    kind, wanted = jax.vmap(targets)(gt_boxes, gt_labels, inside, image_index, keys)
     positive = kind == 1
     count = normaliser((kind >= 0).sum())
     cross_entropy = binary_cross_entropy(logits, positive.astype(logits.dtype))
-    wanted = box_ops.encode(jnp.take_along_axis(gt_boxes, matched[..., None], axis=1), anchors, BOX_STDS)
     distance = smooth_l1(deltas, wanted, beta=0.0).sum(-1)
     return {
         "rpn_cls": jnp.where(kind >= 0, cross_entropy, 0).sum() / count,

@@ -108,6 +108,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
                     log.add(done, values, extra)
                 checkpoints.save(state, about)
     finally:
+        loader.close()
         log.close()
         checkpoints.close()
     return state

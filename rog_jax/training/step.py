@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
@@ -39,7 +40,7 @@ def normaliser(count: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def compute_losses(
-    model: Detector, batch: Batch, memory: LossMemory, offline_counts: Array, key: Array
+    model: Detector, batch: Batch, memory: LossMemory, offline_counts: Array | np.ndarray, key: Array
 ) -> tuple[dict[str, Float[Array, ""]], LossMemory]:
     """Every loss of this device's images; the mean over devices is that of the global batch.
 
@@ -80,7 +81,7 @@ def compute_losses(
 
 
 def ranking_loss(
-    logits: Float[Array, "N C"], labels: Int[Array, "N"], counts: Array, gap: ConfigDict
+    logits: Float[Array, "N C"], labels: Int[Array, "N"], counts: Array | np.ndarray, gap: ConfigDict
 ) -> Float[Array, ""]:
     """GAP with the settings of `config.loss.gap`; omega of one for every class is gamma 0."""
     return gap_loss(
@@ -119,7 +120,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     mesh: Mesh,
-    offline_counts: Array,
+    offline_counts: Array | np.ndarray,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The compiled update; the state it is given is used up (its buffers are donated).
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -165,7 +166,7 @@ def test_wrong_data_is_refused(config, finished, tmp_path):
     wrong.data.train_json = str(tmp_path / "none.json")
     with pytest.raises((DataError, FileNotFoundError), match=r"none\.json"):
         train(wrong, tmp_path)
-    data = json.loads(open(config.data.val_json).read())
+    data = json.loads(Path(config.data.val_json).read_text())
     data["categories"][0]["id"] = 99
     for annotation in data["annotations"]:
         annotation["category_id"] = {1: 99}.get(annotation["category_id"], annotation["category_id"])
