@@ -20,12 +20,12 @@ def get_config() -> ConfigDict:
     config.data.val_json = root + "/val.json"
     config.data.train_images = root + "/images"
     config.data.val_images = root + "/images"
-    config.data.shapes = ((256, 192), (192, 256))
-    config.data.short_sides = (136, 144, 152, 160, 168)
-    config.data.max_long_side = 256
-    config.data.test_short_side = 160
+    config.data.shapes = ((224, 160), (160, 224))
+    config.data.short_sides = (120, 128, 136, 144)
+    config.data.max_long_side = 224
+    config.data.test_short_side = 144
     config.data.max_objects = 16
-    config.data.workers = 1
+    config.data.workers = 0  # a thread reads ahead: two cores have none to spare for processes
 
     config.model.depth = 18
     config.model.width = 32
@@ -48,10 +48,10 @@ def get_config() -> ConfigDict:
     config.optim.lr_batch_size = 8
     config.optim.lr = 0.02
     config.optim.warmup_steps = 200
-    config.optim.milestones = (40, 54)
+    config.optim.milestones = (17, 22)
     config.train.batch_size = 8
-    config.train.epochs = 60
-    config.train.checkpoint_every = 500
+    config.train.epochs = 24
+    config.train.checkpoint_every = 250
     config.train.log_every = 50
     config.test.batch_size = 8
     config.test.pre_nms = 1000

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.max_long_side = 128
     config.data.test_short_side = 128
     config.data.max_objects = 16
-    config.data.workers = 1
+    config.data.workers = 0  # a thread reads ahead: two cores have none to spare for processes
 
     config.model.depth = 18
     config.model.width = 24

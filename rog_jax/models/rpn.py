@@ -93,21 +93,26 @@ def propose(
     anchors = make_anchors(shape, STRIDES, settings.anchor_scale, settings.ratios)
     inside = anchors_inside(image_size, shape, len(settings.ratios))
 
-    def one_level(logits, deltas, anchors, inside, size):
-        scores, order = top_k_large(jnp.where(inside, logits, -jnp.inf), min(pre_nms, len(logits)))
+    def candidates(logits, deltas, anchors, inside):
+        """The best anchors of a level, filled up to `pre_nms` so that all levels go through one NMS."""
+        count = min(pre_nms, len(logits))
+        scores, order = top_k_large(jnp.where(inside, logits, -jnp.inf), count)
         boxes = box_ops.decode(deltas[order], jnp.asarray(anchors)[order], BOX_STDS)
+        missing = pre_nms - count
+        return jnp.pad(boxes, ((0, missing), (0, 0))), jnp.pad(scores, (0, missing), constant_values=-jnp.inf)
+
+    def suppress(boxes, scores, size):
         boxes = box_ops.clip(boxes, size)  # [K, 4]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        valid = jnp.isfinite(scores) & (sides > 0).all(axis=-1)
+        valid = jnp.isfinite(scores) & (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
         keep = nms(boxes, valid, settings.nms_iou, max_keep=proposals)
         return boxes, jnp.where(keep, scores, -jnp.inf)
 
     def one_image(logits, deltas, inside, size):
-        levels = [one_level(*arrays, size) for arrays in zip(logits, deltas, anchors, inside, strict=True)]
-        boxes = jnp.concatenate([boxes for boxes, _ in levels])
-        scores = jnp.concatenate([scores for _, scores in levels])
-        best, order = jax.lax.top_k(scores, min(proposals, len(scores)))
-        return boxes[order], jnp.isfinite(best)
+        levels = [candidates(*arrays) for arrays in zip(logits, deltas, anchors, inside, strict=True)]
+        boxes, scores = (jnp.stack(arrays) for arrays in zip(*levels, strict=True))  # [L, K, 4], [L, K]
+        boxes, scores = jax.vmap(suppress, in_axes=(0, 0, None))(boxes, scores, size)
+        best, order = jax.lax.top_k(scores.reshape(-1), min(proposals, scores.size))
+        return boxes.reshape(-1, 4)[order], jnp.isfinite(best)
 
     return jax.vmap(one_image)(*jax.lax.stop_gradient(tuple(outputs)), inside, image_size)
 
