@@ -48,9 +48,9 @@ def get_config() -> ConfigDict:
     config.optim.lr_batch_size = 8
     config.optim.lr = 0.02
     config.optim.warmup_steps = 200
-    config.optim.milestones = (17, 22)
+    config.optim.milestones = (13, 16)
     config.train.batch_size = 8
-    config.train.epochs = 24
+    config.train.epochs = 18
     config.train.checkpoint_every = 250
     config.train.log_every = 50
     config.test.batch_size = 8

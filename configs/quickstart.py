@@ -47,9 +47,9 @@ def get_config() -> ConfigDict:
     config.optim.lr = 0.02
     config.optim.warmup_steps = 100
     config.optim.milestone_unit = "steps"
-    config.optim.milestones = (900, 1150)
+    config.optim.milestones = (500, 630)
     config.train.batch_size = 8
-    config.train.steps = 1300
+    config.train.steps = 700
     config.train.checkpoint_every = 500
     config.train.log_every = 20
     config.test.batch_size = 8

@@ -48,7 +48,9 @@ def test_eight_devices_equal_one(variant):
         assert a.keys() == b.keys()
         assert a["gap"] > 0
         for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-5, atol=1e-6, err_msg=name)
+            # The norm of the gradient is the sum of a million rounded terms, added in another order.
+            rtol = 1e-3 if name == "gradient_norm" else 2e-5
+            np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=1e-6, err_msg=name)
     # After two updates the momentum is the sum of both gradients, the first times 0.9: all of them are compared.
     flat_one, flat_eight = (jax.tree_util.tree_flatten_with_path(state.optimizer)[0] for state in (one, eight))
     scale = max(np.abs(leaf).max() for _, leaf in flat_one if leaf.ndim)
@@ -144,8 +146,15 @@ def test_normaliser_is_the_mean_over_devices_of_at_least_one():
         np.testing.assert_allclose(jax.jit(shard)(counts), np.full(8, expected))
 
 
-@pytest.mark.parametrize("ranking", ["none", "gap"])
-@pytest.mark.parametrize("classification", ["sigmoid_ce", "softmax_ce"])
+@pytest.mark.parametrize(
+    ("classification", "ranking"),
+    [
+        ("sigmoid_ce", "none"),
+        ("softmax_ce", "gap"),
+        pytest.param("softmax_ce", "none", marks=pytest.mark.slow),
+        pytest.param("sigmoid_ce", "gap", marks=pytest.mark.slow),
+    ],
+)
 def test_losses_fall(classification, ranking):
     """Overfits one batch: every choice of losses trains."""
     config = tiny_config()
