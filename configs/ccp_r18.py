@@ -27,6 +27,10 @@ def get_config() -> ConfigDict:
     config.data.max_objects = 16
     config.data.workers = 0  # a thread reads ahead: two cores have none to spare for processes
 
+    # The set is too small for repeat factors above 1, so its sampling is random, and the weight is the paper's for that.
+    config.sampler.name = "random"
+    config.loss.gap.weight = 1.0
+
     config.model.depth = 18
     config.model.width = 32
     config.model.norm = "group"
