@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 .PHONY: demo test test-slow lint bench clean
 
 demo: $(READY)
-	$(RUN) -m rog_jax.tools.make_dataset --out demo/data
+	$(RUN) -m rog_jax.tools.make_dataset --out demo/data --workers 2 --overwrite
 	$(RUN) train.py --config configs/quickstart.py --workdir demo/run
 	$(RUN) eval.py --config configs/quickstart.py --workdir demo/run
 

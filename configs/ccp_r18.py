@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.data.max_objects = 16
     config.data.workers = 0  # a thread reads ahead: two cores have none to spare for processes
 
-    # The set is too small for repeat factors above 1, so its sampling is random, and the weight is the paper's for that.
+    # Repeat factors of so small a set are all 1: sampling is random, and the weight the one that belongs to it.
     config.sampler.name = "random"
     config.loss.gap.weight = 1.0
 
@@ -52,9 +52,7 @@ def get_config() -> ConfigDict:
     config.optim.lr_batch_size = 8
     config.optim.lr = 0.02
     config.optim.warmup_steps = 200
-    config.optim.milestones = (13, 16)
     config.train.batch_size = 8
-    config.train.epochs = 18
     config.train.checkpoint_every = 250
     config.train.log_every = 50
     config.test.batch_size = 8

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data.max_objects = 16
     config.data.workers = 0  # a thread reads ahead: two cores have none to spare for processes
 
-    # The set is too small for repeat factors above 1, so its sampling is random, and the weight is the paper's for that.
+    # Repeat factors of so small a set are all 1: sampling is random, and the weight the one that belongs to it.
     config.sampler.name = "random"
     config.loss.gap.weight = 1.0
 

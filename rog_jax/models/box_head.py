@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 from rog_jax.losses.localization import smooth_l1
 from rog_jax.models.layers import ParameterDraws, linear, normal, wide, xavier_uniform
 from rog_jax.ops import boxes as box_ops
-from rog_jax.ops.matching import match, sample
+from rog_jax.ops.matching import POSITIVE, match, sample
 from rog_jax.ops.nms import class_nms
 from rog_jax.ops.topk import top_k_large
 
@@ -81,6 +81,9 @@ def sample_rois(
 ) -> SampledRoIs:
     """Random positives and negatives among the proposals and the ground truths themselves.
 
+    As in MMDetection, ground truths join after the proposals have been assigned, each as a positive of its own: among
+    the candidates, each would be its own best overlap, and no proposal could be assigned as that.
+
     Args:
         proposals: boxes.
         proposal_valid: which of them are proposals.
@@ -94,15 +97,17 @@ def sample_rois(
     positives = int(settings.samples * settings.positive_fraction)
 
     def one_image(proposals, proposal_valid, boxes, labels, index, key):
-        gt_valid = labels >= 0
+        gt_valid, truths = labels >= 0, jnp.arange(len(labels), dtype=jnp.int32)
+        threshold = settings.positive_iou
+        # A box without area overlaps nothing, so an empty slot can be no truth's best.
+        assigned = jnp.where(proposal_valid[:, None], proposals, 0)
+        matches = match(boxes, gt_valid, assigned, threshold, threshold, low_quality=True)
         candidates = jnp.concatenate([boxes, proposals])  # [G + R, 4]
         usable = jnp.concatenate([gt_valid, proposal_valid]) & (index >= 0)
-        threshold = settings.positive_iou
-        matches = match(boxes, gt_valid, candidates, threshold, threshold, low_quality=True, min_positive_iou=threshold)
-        kind = jnp.where(usable, matches.kind, -1)
-        chosen = sample(key, kind, settings.samples, settings.positive_fraction)
-        matched = matches.index[chosen.index]
-        label = jnp.where(chosen.kind == 1, labels[matched], num_classes)
+        kind = jnp.concatenate([jnp.full_like(truths, POSITIVE), matches.kind])  # [G + R]
+        chosen = sample(key, jnp.where(usable, kind, -1), settings.samples, settings.positive_fraction)
+        matched = jnp.concatenate([truths, matches.index])[chosen.index]
+        label = jnp.where(chosen.kind == POSITIVE, labels[matched], num_classes)
         return candidates[chosen.index], jnp.where(chosen.kind >= 0, label, -1), matched
 
     arrays = jax.vmap(one_image)(proposals, proposal_valid, gt_boxes, gt_labels, image_index, keys)

@@ -109,7 +109,9 @@ class FrozenBatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Group norm (Wu & He, ECCV 2018) over 32 groups, or over pairs of channels where there are fewer than 64."""
+    """Group norm (Wu & He, ECCV 2018) over the most groups, a power of 2 up to 32, that each have an even number of
+    channels: the published 32 for 64, 128, ... channels.
+    """
 
     def __init__(self, channels: int, *, dtype: Any):
         self.scale = nnx.Param(np.ones(channels, np.float32))

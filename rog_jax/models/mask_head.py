@@ -1,6 +1,7 @@
 """Mask head (He et al., ICCV 2017): four convolutions, a doubling deconvolution, one mask a class."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,23 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rog_jax.losses.localization import binary_cross_entropy
-from rog_jax.models.layers import ConvNorm, ParameterDraws, kaiming_normal, linear, wide
+from rog_jax.models.layers import ConvNorm, ParameterDraws, kaiming_normal, wide
 from rog_jax.ops.masks import crop_masks
+
+
+class Deconv(nnx.Module):
+    """A 2x2 deconvolution with stride 2, whose kernel reaches each output pixel once: one matrix product a pixel."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, dtype: Any, rngs: ParameterDraws):
+        kernel = kaiming_normal(rngs.params(), (channels_in, 4 * channels_out), np.float32)
+        self.kernel = nnx.Param(kernel.reshape(channels_in, 2, 2, channels_out))
+        self.bias = nnx.Param(np.zeros(channels_out, np.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "P S S D"]) -> Float[Array, "P 2*S 2*S E"]:
+        x = jnp.einsum("pyxd,dabe->pyaxbe", x, self.kernel[...].astype(self.dtype))
+        rois, size, _, _, _, channels = x.shape
+        return x.reshape(rois, 2 * size, 2 * size, channels) + self.bias[...].astype(self.dtype)
 
 
 class MaskHead(nnx.Module):
@@ -27,8 +43,7 @@ class MaskHead(nnx.Module):
         self.convs = nnx.List(
             [ConvNorm(a, b, 3, norm=norm, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(sizes)]
         )
-        # The kernel of a 2x2 deconvolution with stride 2 reaches each output pixel once: a linear layer per pixel.
-        self.deconv = linear(sizes[-1], 4 * channels, init=kaiming_normal, dtype=dtype, rngs=rngs)
+        self.deconv = Deconv(sizes[-1], channels, dtype=dtype, rngs=rngs)
         self.weight = nnx.Param(kaiming_normal(rngs.params(), (channels, num_classes), np.float32))
         self.bias = nnx.Param(np.zeros(num_classes, np.float32))
         self.dtype = dtype
@@ -38,17 +53,10 @@ class MaskHead(nnx.Module):
         x = pooled
         for layer in self.convs:
             x = jax.nn.relu(layer(x))
-        x = jax.nn.relu(double(self.deconv(x)))
-        weight = self.weight[...].T[labels].astype(self.dtype)  # [P, D]
+        x = jax.nn.relu(self.deconv(x))
+        weight = jnp.asarray(self.weight[...]).T[labels].astype(self.dtype)  # [P, D]
         logits = jnp.einsum("pyxd,pd->pyx", x, weight, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-        return wide(logits) + self.bias[...][labels][:, None, None]
-
-
-def double(x: Float[Array, "P S S E"]) -> Float[Array, "P 2*S 2*S E//4"]:
-    """Channels (dy, dx, E / 4) of each pixel laid out as a square of two by two pixels."""
-    rois, size, _, channels = x.shape
-    x = x.reshape(rois, size, size, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(rois, 2 * size, 2 * size, channels // 4)
+        return wide(logits) + jnp.asarray(self.bias[...])[labels][:, None, None]
 
 
 def mask_loss(

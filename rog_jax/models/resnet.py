@@ -5,13 +5,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rog_jax.models.layers import ConvNorm, ParameterDraws
+from rog_jax.models.layers import ConvNorm, FrozenBatchNorm, ParameterDraws
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-STRIDES = (4, 8, 16, 32)
+
+
+def silenced(layer: ConvNorm) -> ConvNorm:
+    """The last layer of a block, starting at zero where its norm does not normalise.
+
+    Without pretrained statistics a frozen norm lets each block add to the variance, and a ResNet-50's logits start in
+    the hundreds. Pretrained weights overwrite this.
+    """
+    if isinstance(layer.norm, FrozenBatchNorm):
+        layer.norm.scale[...] = np.zeros_like(layer.norm.scale[...])
+    return layer
 
 
 class BasicBlock(nnx.Module):
@@ -22,7 +33,7 @@ class BasicBlock(nnx.Module):
     def __init__(self, channels_in: int, channels: int, *, stride: int, norm: str, dtype: Any, rngs: ParameterDraws):
         kwargs = {"norm": norm, "dtype": dtype, "rngs": rngs}
         self.conv1 = ConvNorm(channels_in, channels, 3, stride=stride, **kwargs)
-        self.conv2 = ConvNorm(channels, channels, 3, **kwargs)
+        self.conv2 = silenced(ConvNorm(channels, channels, 3, **kwargs))
         shortcut = stride != 1 or channels_in != channels
         self.shortcut = ConvNorm(channels_in, channels, 1, stride=stride, **kwargs) if shortcut else None
 
@@ -42,7 +53,7 @@ class Bottleneck(nnx.Module):
         out = channels * self.expansion
         self.conv1 = ConvNorm(channels_in, channels, 1, **kwargs)
         self.conv2 = ConvNorm(channels, channels, 3, stride=stride, **kwargs)
-        self.conv3 = ConvNorm(channels, out, 1, **kwargs)
+        self.conv3 = silenced(ConvNorm(channels, out, 1, **kwargs))
         shortcut = stride != 1 or channels_in != out
         self.shortcut = ConvNorm(channels_in, out, 1, stride=stride, **kwargs) if shortcut else None
 

@@ -1,6 +1,6 @@
 """Region proposal network (Ren et al., NeurIPS 2015) on a feature pyramid: head, proposals and losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,8 +56,7 @@ def anchors_inside(
 ) -> list[Bool[Array, "B _A"]]:
     """Which anchors stand on cells of the image itself, padded to the coarsest backbone stride, level by level.
 
-    Cells of the padding beyond belong to no image: they neither train nor propose, so results do not depend on
-    the padded shape that an image happens to share.
+    Cells of the padding beyond belong to no image: they neither train nor propose, however far an image is padded.
     """
     padded = 32 * jnp.ceil(image_size / 32)
     masks = []
@@ -126,7 +125,7 @@ def rpn_losses(
     shape: tuple[int, int],
     settings: FrozenConfigDict,
     keys: Array,
-    normaliser,
+    normaliser: Callable[[Array], Array],
 ) -> dict[str, Float[Array, ""]]:
     """Binary cross-entropy of sampled anchors and L1 of the positive ones, both over the number sampled.
 

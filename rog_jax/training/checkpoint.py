@@ -87,7 +87,8 @@ class Checkpoints:
             return steps[-1]
         if step not in steps:
             found = ", ".join(map(str, steps)) or "none"
-            raise CheckpointError(f"{self.folder} has no checkpoint of step {step}; found: {found}")
+            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise CheckpointError(f"{self.folder} has {wanted}; found: {found}")
         return step
 
     def _meta(self, step: int) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class RunLog:
         path = workdir / "train_log.jsonl"
         truncate_log(path, start)
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, flush_secs=20)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, flush_secs=20)
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=1.0)
 
     def waited(self, seconds: float) -> None:

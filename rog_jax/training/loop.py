@@ -38,16 +38,17 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         DataError: annotations or images are not what the config says.
         CheckpointError: the folder holds checkpoints of another model.
         NonFiniteLoss: a loss was NaN or infinite.
-        ValueError: a setting has no meaning.
+        ValueError: a setting has no meaning, or the run is past the end of the schedule.
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
+    mesh = data_mesh()
+    check_config(config, mesh.size)
+
     ### Data.
     annotations = load_lvis(config.data.train_json, config.data.train_images)
     config = with_num_classes(config, annotations)
-    mesh = data_mesh()
-    check_config(config, mesh.size)
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, config.train.seed)
     steps, milestones = schedule_steps(config, plan)
     logger.info("%d images, %d steps, first epoch %d steps", annotations.num_images, steps, plan.steps_per_epoch(0))
@@ -65,6 +66,11 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     if checkpoints.latest() is not None:
         state = checkpoints.restore(state)
     start = int(jax.device_get(state.step))
+    if start > steps:
+        raise ValueError(
+            f"{workdir} has been trained for {start} steps, and the config asks for {steps}: raise config.train.steps "
+            "or config.train.epochs, or use another --workdir"
+        )
     about = describe_run(config, annotations)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(about, indent=1))

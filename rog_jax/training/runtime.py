@@ -15,11 +15,10 @@ def start(*, multihost: bool = False) -> None:
     Args:
         multihost: wait for the other hosts, found by JAX from the environment of Slurm, GKE or a TPU pod.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s] %(message)s", datefmt="%H:%M:%S"
-    )
-    for noisy in ("absl", "orbax", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    line = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S", force=True)  # absl has put its own first
+    for noisy in ("absl", "orbax", "jax", "grain"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rog_jax" / "jax"))
     if multihost:

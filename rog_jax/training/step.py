@@ -68,12 +68,13 @@ def compute_losses(
         image_keys(jax.random.fold_in(key, RPN_KEY), batch.index),
         normaliser,
     )
-    losses["cls"], loss_state = model.loss(logits, labels, jnp.ones(len(labels)), memory.loss, axis_name=AXIS)
+    losses["cls"], loss_state = model.loss(logits, labels, None, memory.loss, axis_name=AXIS)
     counts_axis = AXIS if loss.gap.counts_scope == "global" else None
     counts = accumulate_counts(memory.class_counts[0], labels, axis_name=counts_axis)
     if loss.ranking == "gap":
         ranked = counts if loss.gap.omega == "online" else offline_counts
-        losses["gap"] = ranking_loss(model.loss.foreground_logits(logits), labels, ranked, loss.gap)
+        positives = len(batch.image) * outputs.rois.positives
+        losses["gap"] = ranking_loss(model.loss.foreground_logits(logits), labels, ranked, loss.gap, positives)
     losses["box"] = box_loss(outputs.deltas, outputs.rois, batch.boxes, config.roi, rows)
     if outputs.mask_logits is not None:
         losses["mask"] = _mask_loss(outputs, batch, model.num_classes)
@@ -81,9 +82,16 @@ def compute_losses(
 
 
 def ranking_loss(
-    logits: Float[Array, "N C"], labels: Int[Array, "N"], counts: Array | np.ndarray, gap: ConfigDict
+    logits: Float[Array, "N C"],
+    labels: Int[Array, "N"],
+    counts: Array | np.ndarray,
+    gap: ConfigDict,
+    max_positives: int,
 ) -> Float[Array, ""]:
-    """GAP with the settings of `config.loss.gap`; omega of one for every class is gamma 0."""
+    """GAP with the settings of `config.loss.gap`, for at most `max_positives` rows of foreground, as sampled.
+
+    Omega of one for every class is gamma 0.
+    """
     return gap_loss(
         logits,
         labels,
@@ -95,6 +103,7 @@ def ranking_loss(
         exclude_foreground=gap.exclude_foreground,
         method=gap.method,
         axis_name=AXIS if gap.scope == "global" else None,
+        max_positives=max_positives,
     )
 
 

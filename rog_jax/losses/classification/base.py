@@ -59,7 +59,7 @@ class ClassificationLoss(ABC):
         """The loss of a batch, and the next state.
 
         Args:
-            logits: raw outputs of the classifier; ranked as float32 unless float64.
+            logits: raw outputs of the classifier; computed with in float32 unless float64.
             labels: class of each row; C is the background, -1 padding, which takes part in nothing.
             weights: of the rows, 1 for all if None; some losses ignore them, as their authors do.
             state: from `init_state` or the last call.
@@ -68,7 +68,7 @@ class ClassificationLoss(ABC):
             inputs: what only some losses need.
 
         Raises:
-            ValueError: where the logits have not `num_outputs` columns.
+            ValueError: the logits have not `num_outputs` columns, or the labels another number of rows.
         """
 
     def prepare(
@@ -88,7 +88,7 @@ class ClassificationLoss(ABC):
         return jnp.where(valid[:, None], logits, 0), labels, valid
 
 
-def row_normalizer(
+def row_normaliser(
     counted: Bool[Array, " N"], dtype: jnp.dtype, axis_name: str | None, eps: float = 0.0
 ) -> Float[Array, ""]:
     """Number of counted rows, at least 1, plus eps: of this device, or the joined batch's divided by its devices."""

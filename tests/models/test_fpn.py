@@ -1,0 +1,35 @@
+import jax.numpy as jnp
+import numpy as np
+
+from rog_jax.models.fpn import FPN, STRIDES, upsample
+from rog_jax.models.layers import ParameterDraws
+from tests.reference import models as reference
+
+CHANNELS = (2, 3, 4, 5)
+
+
+def test_levels_equal_the_naive_pyramid():
+    rng = np.random.default_rng(0)
+    model = FPN(CHANNELS, 3, norm=None, dtype=jnp.float32, rngs=ParameterDraws(0))
+    for layer in (*model.laterals, *model.outputs):
+        layer.conv.bias[...] = rng.standard_normal(3).astype(np.float32)
+    shape = 64, 96
+    features = [
+        rng.standard_normal((2, shape[0] // stride, shape[1] // stride, c)).astype(np.float32)
+        for stride, c in zip(STRIDES, CHANNELS, strict=False)
+    ]
+    levels = model([jnp.asarray(x) for x in features])
+    laterals, outputs = (
+        [(layer.conv.kernel[...], layer.conv.bias[...]) for layer in layers]
+        for layers in (model.laterals, model.outputs)
+    )
+    expected = reference.fpn(features, laterals, outputs)
+    assert [x.shape[1:3] for x in levels] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    for got, want in zip(levels, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(levels[4], levels[3][:, ::2, ::2])
+
+
+def test_upsampling_repeats_each_pixel():
+    x = np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(upsample(jnp.asarray(x)), x.repeat(2, axis=1).repeat(2, axis=2))
