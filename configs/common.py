@@ -121,7 +121,7 @@ def _loss() -> ConfigDict:
     loss.gap.method = "interval"  # interval | dense
     loss.gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
     loss.gap.scope = "device"  # rank over the images of a device (as the authors) | global
-    loss.gap.counts_scope = "global"  # count positives over all devices | device (as the authors)
+    loss.gap.counts_scope = "global"  # over all devices | device (as the authors; resumes on as many devices only)
     loss.gap.omega = "online"  # online | offline (the training json's instance counts) | none
     return loss
 

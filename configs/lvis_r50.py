@@ -3,8 +3,9 @@
     python train.py --config configs/lvis_r50.py --workdir runs/lvis_r50
     python eval.py  --config configs/lvis_r50.py --workdir runs/lvis_r50
 
-Variants: `configs/lvis_r50.py:2x`, `:random` and `:2x,random`. The paper (Tables 1 and 5) ranks the images of one
-device of four, with the counts of that device alone; `loss.gap.variant` and `counts_scope` follow its published code.
+Variants: `configs/lvis_r50.py:2x`, `:random` and `:2x,random`. `loss.gap.variant` is that of the published code, which
+made the paper's figures (Tables 1 and 5). That code also lets each device keep counts of its own
+(`--config.loss.gap.counts_scope=device`); here they are those of all devices, as the paper's text has it.
 """
 
 from ml_collections import ConfigDict

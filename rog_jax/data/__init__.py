@@ -1,6 +1,6 @@
 """From annotation files and images to batches."""
 
-from rog_jax.data.annotations import Annotations, DataError, check_masks, check_num_classes
+from rog_jax.data.annotations import Annotations, DataError, check_categories, check_masks, check_num_classes
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.data.lvis import load_lvis
 from rog_jax.data.samplers import epoch_indices, repeat_factors
@@ -10,6 +10,7 @@ __all__ = [
     "Batch",
     "DataError",
     "Detections",
+    "check_categories",
     "check_masks",
     "check_num_classes",
     "epoch_indices",

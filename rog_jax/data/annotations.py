@@ -159,6 +159,15 @@ def check_num_classes(annotations: Annotations, num_classes: int) -> None:
         )
 
 
+def check_categories(annotations: Annotations, trained: list[int]) -> None:
+    """Raises DataError unless the data has the very category ids that a checkpoint was trained on."""
+    if annotations.category_ids.tolist() != trained:
+        raise DataError(
+            f"{annotations.source} has {annotations.num_classes} categories, and they are not the {len(trained)} that "
+            "the checkpoint was trained on. Give the json that belongs to it, or another --workdir."
+        )
+
+
 def check_masks(annotations: Annotations) -> None:
     """Raises DataError if an object that training would use has no mask."""
     missing = np.flatnonzero(annotations.trainable & ~annotations.has_segmentation)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from rog_jax.data import Annotations, DataError, load_lvis
+from rog_jax.data import check_categories, load_lvis
 from rog_jax.data.loader import eval_loader
 from rog_jax.evaluation.inference import ResultPaths, run_inference
 from rog_jax.evaluation.lvis import evaluate_lvis
@@ -45,7 +44,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
     annotations = load_lvis(config.data.val_json, config.data.val_images)
-    _check_categories(annotations, about["category_ids"])
+    check_categories(annotations, about["category_ids"])
     config = config.copy_and_resolve_references()
     config.model.num_classes = config.model.num_classes or annotations.num_classes
     mesh = data_mesh()
@@ -109,11 +108,3 @@ def write_figures(config: ConfigDict, results: ResultPaths, folder: Path, facts:
     for path in paths:
         print(path)
     return metrics
-
-
-def _check_categories(annotations: Annotations, trained: list[int]) -> None:
-    if np.asarray(annotations.category_ids).tolist() != trained:
-        raise DataError(
-            f"{annotations.source} has {annotations.num_classes} categories, and they are not the {len(trained)} that "
-            "the checkpoint was trained on. Give the validation json that belongs to the training json."
-        )

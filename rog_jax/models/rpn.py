@@ -1,6 +1,6 @@
 """Region proposal network (Ren et al., NeurIPS 2015) on a feature pyramid: head, proposals and losses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import FrozenConfigDict
 
 from rog_jax.losses.localization import binary_cross_entropy, smooth_l1
+from rog_jax.losses.normaliser import normaliser
 from rog_jax.models.fpn import STRIDES
 from rog_jax.models.layers import ParameterDraws, conv, normal, wide
 from rog_jax.ops import boxes as box_ops
@@ -125,7 +126,7 @@ def rpn_losses(
     shape: tuple[int, int],
     settings: FrozenConfigDict,
     keys: Array,
-    normaliser: Callable[[Array], Array],
+    axis_name: str | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Binary cross-entropy of sampled anchors and L1 of the positive ones, both over the number sampled.
 
@@ -138,7 +139,7 @@ def rpn_losses(
         shape: (H, W) of the padded images.
         settings: `config.rpn`.
         keys: one random key an image.
-        normaliser: from a local count to the one that local sums are divided by (its mean over devices).
+        axis_name: mesh axis over whose devices the number sampled is averaged.
 
     Returns:
         `rpn_cls` and `rpn_box`.
@@ -158,7 +159,7 @@ def rpn_losses(
 
     kind, wanted = jax.vmap(targets)(gt_boxes, gt_labels, inside, image_index, keys)
     positive = kind == 1
-    count = normaliser((kind >= 0).sum())
+    count = normaliser((kind >= 0).sum(), axis_name)
     cross_entropy = binary_cross_entropy(logits, positive.astype(logits.dtype))
     distance = smooth_l1(deltas, wanted, beta=0.0).sum(-1)
     return {

@@ -68,7 +68,8 @@ class RunLog:
         self._every, self._total, self._batch_size, self._active = every, total, batch_size, active
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._clock = time.perf_counter()
+        self._timed = 0
+        self._clock: float | None = None  # starts after the first update, which is mostly compilation
         self._waited = 0.0
         if not active:
             return
@@ -87,6 +88,10 @@ class RunLog:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
+        if self._clock is None:
+            self._clock, self._waited = time.perf_counter(), 0.0
+        else:
+            self._timed += 1
         if self._active:
             self._bar.update()
         if step % self._every == 0 or step == self._total:
@@ -97,10 +102,10 @@ class RunLog:
         elapsed = max(now - self._clock, 1e-9)
         line = {name: value / self._count for name, value in self._sums.items() if name != "finite"}
         line["lr"] = values["lr"]
-        line["images_per_second"] = self._count * self._batch_size / elapsed
+        line["images_per_second"] = self._timed * self._batch_size / elapsed
         line["data_wait"] = min(self._waited / elapsed, 1.0)
         line |= extra
-        self._sums, self._count, self._clock, self._waited = {}, 0, now, 0.0
+        self._sums, self._count, self._timed, self._clock, self._waited = {}, 0, 0, now, 0.0
         if not self._active:
             return
         self._file.write(json.dumps({"step": step, **line}) + "\n")

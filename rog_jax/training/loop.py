@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rog_jax.data import Annotations, check_num_classes, load_lvis
+from rog_jax.data import Annotations, check_categories, check_num_classes, load_lvis
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.training.checkpoint import Checkpoints
@@ -64,6 +64,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     ### Resume.
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     if checkpoints.latest() is not None:
+        check_categories(annotations, checkpoints.about()["category_ids"])
         state = checkpoints.restore(state)
     start = int(jax.device_get(state.step))
     if start > steps:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.losses import accumulate_counts, gap_loss
+from rog_jax.losses.normaliser import normaliser
 from rog_jax.models.box_head import box_loss
 from rog_jax.models.detector import Detector, TrainOutputs, image_keys
 from rog_jax.models.mask_head import mask_loss
@@ -28,15 +29,6 @@ class LossMemory(NamedTuple):
 
     class_counts: Array
     loss: Any
-
-
-def normaliser(count: Int[Array, ""]) -> Float[Array, ""]:
-    """The mean of a count over devices, at least 1 in all: what local sums are divided by.
-
-    Then the mean over devices of `local sum / normaliser` is the sum over the global batch divided by the count
-    over the global batch, however the images are spread.
-    """
-    return jnp.maximum(jax.lax.psum(count, AXIS), 1) / jax.lax.axis_size(AXIS)
 
 
 def compute_losses(
@@ -55,7 +47,7 @@ def compute_losses(
     outputs = model.train_outputs(batch, jax.random.fold_in(key, ROI_KEY))
     labels = outputs.rois.labels.reshape(-1)  # [N]
     logits = outputs.logits.reshape(len(labels), -1)  # [N, Q]
-    rows = normaliser((labels >= 0).sum())
+    rows = normaliser((labels >= 0).sum(), AXIS)
 
     losses = rpn_losses(
         outputs.rpn,
@@ -66,7 +58,7 @@ def compute_losses(
         batch.image.shape[1:3],
         config.rpn,
         image_keys(jax.random.fold_in(key, RPN_KEY), batch.index),
-        normaliser,
+        AXIS,
     )
     losses["cls"], loss_state = model.loss(logits, labels, None, memory.loss, axis_name=AXIS)
     counts_axis = AXIS if loss.gap.counts_scope == "global" else None
@@ -120,7 +112,7 @@ def _mask_loss(outputs: TrainOutputs, batch: Batch, num_classes: int) -> Float[A
         boxes.reshape(-1, 4),
         outputs.rois.boxes[:, :count].reshape(-1, 4),
         positive,
-        normaliser(positive.sum()),
+        normaliser(positive.sum(), AXIS),
     )
 
 

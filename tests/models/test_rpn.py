@@ -116,10 +116,7 @@ def truths():
 
 @partial(jax.jit, static_argnames="settings")
 def losses_jit(outputs, boxes, labels, sizes, index, keys, settings):
-    def normaliser(count):
-        return jnp.maximum(count, 1).astype(jnp.float32)
-
-    return rpn_losses(outputs, boxes, labels, sizes, index, SHAPE, settings, keys, normaliser)
+    return rpn_losses(outputs, boxes, labels, sizes, index, SHAPE, settings, keys)
 
 
 def losses(outputs, boxes, labels, index, sizes, settings, seed=0):

@@ -10,7 +10,7 @@ from rog_jax.losses import accumulate_counts
 from rog_jax.training.config import check_config
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
-from rog_jax.training.step import make_train_step, normaliser, to_devices
+from rog_jax.training.step import make_train_step, to_devices
 from tests.tiny import NUM_CLASSES, random_batch, tiny_config
 
 
@@ -48,9 +48,7 @@ def test_eight_devices_equal_one(variant):
         assert a.keys() == b.keys()
         assert a["gap"] > 0
         for name in a:
-            # The norm of the gradient is the sum of a million rounded terms, added in another order.
-            rtol = 1e-3 if name == "gradient_norm" else 2e-5
-            np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-5, atol=1e-6, err_msg=name)
     # After two updates the momentum is the sum of both gradients, the first times 0.9: all of them are compared.
     flat_one, flat_eight = (jax.tree_util.tree_flatten_with_path(state.optimizer)[0] for state in (one, eight))
     scale = max(np.abs(leaf).max() for _, leaf in flat_one if leaf.ndim)
@@ -129,21 +127,6 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     assert int(after.step) == 1
     for a, b in zip(jax.tree.leaves(before)[1:], jax.tree.leaves(jax.device_get(after))[1:], strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_normaliser_is_the_mean_over_devices_of_at_least_one():
-    from jax.sharding import PartitionSpec
-
-    mesh = data_mesh()
-    for counts, expected in ((np.arange(8), 28 / 8), (np.zeros(8, int), 1 / 8)):
-        shard = jax.shard_map(
-            lambda x: normaliser(x.sum())[None],
-            mesh=mesh,
-            in_specs=PartitionSpec("data"),
-            out_specs=PartitionSpec("data"),
-            check_vma=False,
-        )
-        np.testing.assert_allclose(jax.jit(shard)(counts), np.full(8, expected))
 
 
 @pytest.mark.parametrize(

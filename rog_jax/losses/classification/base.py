@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -86,13 +85,3 @@ class ClassificationLoss(ABC):
             logits = logits.astype(jnp.float32)
         # Not multiplied by 0 later: whatever stands in a padding row, even infinity, must not reach the gradient.
         return jnp.where(valid[:, None], logits, 0), labels, valid
-
-
-def row_normaliser(
-    counted: Bool[Array, " N"], dtype: jnp.dtype, axis_name: str | None, eps: float = 0.0
-) -> Float[Array, ""]:
-    """Number of counted rows, at least 1, plus eps: of this device, or the joined batch's divided by its devices."""
-    rows, devices = jnp.sum(counted), 1
-    if axis_name is not None:
-        rows, devices = jax.lax.psum((rows, 1), axis_name)
-    return (jnp.maximum(rows, 1).astype(dtype) + eps) / devices

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from rog_jax.losses.classification.base import ClassificationLoss, State, row_normaliser
+from rog_jax.losses.classification.base import ClassificationLoss, State
 from rog_jax.losses.localization import binary_cross_entropy
+from rog_jax.losses.normaliser import normaliser
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class SigmoidCE(ClassificationLoss):
         logits, labels, valid = self.prepare(logits, labels)
         targets = (labels[:, None] == jnp.arange(self.num_outputs)).astype(logits.dtype)  # [N, Q]
         per_row = jnp.sum(binary_cross_entropy(logits, targets), axis=1)
-        return jnp.sum(per_row * valid) / row_normaliser(valid, logits.dtype, axis_name), state
+        return jnp.sum(per_row * valid) / normaliser(jnp.sum(valid), axis_name), state
 
     def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """sigmoid(class) * (1 - sigmoid(background))."""

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from rog_jax.losses.classification.base import ClassificationLoss, State, row_normaliser
+from rog_jax.losses.classification.base import ClassificationLoss, State
+from rog_jax.losses.normaliser import normaliser
 
 NORMALISER_EPS = float(np.finfo(np.float32).eps)
 """MMDetection adds it to the number of rows."""
@@ -32,8 +33,8 @@ class SoftmaxCE(ClassificationLoss):
         weights = valid.astype(logits.dtype) if weights is None else jnp.where(valid, jnp.asarray(weights), 0)
         of_label = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
         per_row = jax.nn.logsumexp(logits, axis=1) - of_label
-        normaliser = row_normaliser(weights > 0, logits.dtype, axis_name, NORMALISER_EPS)
-        return jnp.sum(per_row * weights.astype(logits.dtype)) / normaliser, state
+        rows = normaliser(jnp.sum(weights > 0), axis_name) + NORMALISER_EPS
+        return jnp.sum(per_row * weights.astype(logits.dtype)) / rows, state
 
     def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """Softmax over all columns, without the background's."""
