@@ -29,11 +29,11 @@ bench: $(READY)
 clean:
 	rm -rf $(VENV) demo .cache
 
+# lvis comes without its requirements: they name an OpenCV that needs libGL and would overwrite the headless one.
 $(READY): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		(echo "$(PYTHON) is older than 3.11; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	# Without its requirements: they name an OpenCV that needs libGL and would overwrite the headless one.
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps lvis==0.5.3
 	touch $(READY)
