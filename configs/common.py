@@ -28,18 +28,8 @@ def _data() -> ConfigDict:
     data.train_images = ""  # folder that the json's file names (or the tails of its coco_url) are relative to
     data.val_json = ""
     data.val_images = ""
-    data.shapes = (
-        (832, 1344),
-        (1344, 832),
-    )  # padded (height, width) in pixels; each image takes the smallest that holds it
-    data.short_sides = (
-        640,
-        672,
-        704,
-        736,
-        768,
-        800,
-    )  # training scale jitter: the short side is one of these, in pixels
+    data.shapes = ((832, 1344), (1344, 832))  # padded (height, width), pixels; an image takes the smallest it fits
+    data.short_sides = (640, 672, 704, 736, 768, 800)  # training scale jitter: the short side is one of these, pixels
     data.max_long_side = 1333  # pixels
     data.test_short_side = 800  # pixels
     data.flip = 0.5  # probability of a horizontal flip in training
@@ -55,9 +45,7 @@ def _data() -> ConfigDict:
 def _sampler() -> ConfigDict:
     sampler = ConfigDict()
     sampler.name = "repeat_factor"  # random | repeat_factor
-    sampler.threshold = (
-        1e-3  # t of repeat factor sampling: categories in fewer than this share of the images are repeated
-    )
+    sampler.threshold = 1e-3  # t of repeat factor sampling: categories in a smaller share of the images are repeated
     sampler.rounding = "ceil"  # ceil (MMDetection, the paper) | stochastic (Detectron2)
     return sampler
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 VARIANTS = {"1x", "2x", "rfs", "random"}
+CONTRADICTIONS = ({"1x", "2x"}, {"rfs", "random"})
 
 
 def get_config(variants: str = "1x,rfs") -> ConfigDict:
@@ -22,13 +23,16 @@ def get_config(variants: str = "1x,rfs") -> ConfigDict:
         variants: comma-separated: 1x or 2x, rfs or random.
 
     Raises:
-        ValueError: an unknown variant.
+        ValueError: an unknown variant, or two that contradict each other.
     """
     chosen = set(variants.split(","))
     if chosen - VARIANTS:
         raise ValueError(
             f"unknown variant {', '.join(sorted(chosen - VARIANTS))}; choose of {', '.join(sorted(VARIANTS))}"
         )
+    for pair in CONTRADICTIONS:
+        if pair <= chosen:
+            raise ValueError(f"variants {' and '.join(sorted(pair))} contradict each other; choose one of them")
     config = common.get_config()
     config.data.train_json = "data/lvis/lvis_v1_train.json"
     config.data.val_json = "data/lvis/lvis_v1_val.json"

@@ -82,15 +82,39 @@ class SegmentationPacker:
             )
         counts = rle["counts"]
         if isinstance(counts, list):
-            if any(not isinstance(run, int) or run < 0 for run in counts) or sum(counts) != height * width:
-                raise self._error(annotation_id, f"has run lengths that do not add up to {height} x {width} pixels")
+            if any(not isinstance(run, int) or run < 0 for run in counts):
+                raise self._error(annotation_id, "has a run length that is no whole number, or negative")
             counts = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
         counts = counts.encode() if isinstance(counts, str) else counts
+        # pycocotools would fill what a code leaves open with whatever the memory holds.
+        if not isinstance(counts, bytes) or _coded_pixels(counts) != height * width:
+            raise self._error(annotation_id, f"has run lengths that do not add up to {height} x {width} pixels")
         if coco_mask.area({"size": [height, width], "counts": counts}) > 0:
             self._rle_bytes += counts
 
     def _error(self, annotation_id: int, what: str) -> DataError:
         return DataError(f"{self._path}: annotation {annotation_id}: its segmentation {what}. Correct it.")
+
+
+def _coded_pixels(counts: bytes) -> int:
+    """Pixels in all runs of COCO's compressed run lengths; -1 if they are broken.
+
+    A character, less 48, holds 5 bits of a number, the lowest first, and whether more follow (32); the highest bit of
+    the last one is the sign. From the fourth number on, each is the difference to the run before the last.
+    """
+    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((characters & 32) == 0)
+    if not len(last) or last[-1] != len(characters) - 1 or characters.min() < 0 or characters.max() > 63:
+        return -1
+    first = np.append(0, last[:-1] + 1)
+    lengths = last - first + 1
+    if lengths.max() > 7:  # 35 bits: no run of a picture is so long
+        return -1
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(first, lengths))
+    numbers = np.add.reduceat((characters & 31) << shifts, first)
+    numbers -= np.where(characters[last] & 16, 1 << 5 * lengths, 0)
+    runs = np.concatenate([numbers[:1], np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])])
+    return int(runs.sum()) if runs.min() >= 0 else -1
 
 
 def crop_mask(

@@ -59,9 +59,7 @@ class SyntheticSettings:
     val_instances: int = 20  # least validation instances of each category
     val_shift: bool = False  # validation in poses, light and noise that training never has
     federated: float = 1.0  # share of an image's absent categories in its neg_category_ids
-    not_exhaustive: float = (
-        0.0  # share of (image, category) pairs with two objects or more of which one is not annotated
-    )
+    not_exhaustive: float = 0.0  # share of (image, category) pairs of several objects that lack one annotation
     sprites: str = ""  # folder of styles; empty draws the objects
     train_styles: tuple[str, ...] = ()  # empty takes all but `val_styles`
     val_styles: tuple[str, ...] = ()  # empty takes `train_styles`
@@ -69,16 +67,8 @@ class SyntheticSettings:
     jpeg_quality: int = 92
 
     def __post_init__(self):
-        at_least_one = (
-            "train_images",
-            "val_images",
-            "num_categories",
-            "height",
-            "width",
-            "min_pixels",
-            "val_instances",
-        )
-        for name in at_least_one:
+        numbers = ("train_images", "val_images", "num_categories", "height", "width", "min_pixels", "val_instances")
+        for name in numbers:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
         for name in ("small_share", "min_visible", "federated", "not_exhaustive"):

@@ -23,7 +23,7 @@ MIN_SIDE = 1.0
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """How an image becomes an example; the fields are those of config.data.
+    """How an image becomes an example; the fields are those of config.data, and config.model.masks.
 
     Attributes:
         short_sides: the short side in training is one of these, in pixels.
@@ -43,7 +43,7 @@ class ExampleSettings:
 
     @classmethod
     def training(cls, data: Any, masks: bool) -> "ExampleSettings":
-        """Those of config.data."""
+        """Those of config.data for images with their truth."""
         return cls(
             tuple(data.short_sides), data.test_short_side, data.max_long_side, data.flip, data.max_objects, masks
         )

@@ -15,7 +15,7 @@ from rog_jax.evaluation.lvis import evaluate_lvis
 from rog_jax.evaluation.pictures import save_pictures
 from rog_jax.evaluation.results_file import iter_records
 from rog_jax.evaluation.summary import format_table, write_metrics, write_per_class
-from rog_jax.evaluation.truth import load_truth
+from rog_jax.evaluation.truth import Truth, load_truth
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.optimizer import create_optimizer
@@ -39,12 +39,14 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: annotations or images are not what the config says, or their categories not those of training.
+        ValueError: the annotations lack what evaluation needs, such as an object's area.
     """
     workdir = Path(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
     annotations = load_lvis(config.data.val_json, config.data.val_images)
     check_categories(annotations, about["category_ids"])
+    truth = load_truth(config.data.val_json)  # what it lacks should be said before the inference, not after hours of it
     config = config.copy_and_resolve_references()
     config.model.num_classes = config.model.num_classes or annotations.num_classes
     mesh = data_mesh()
@@ -77,7 +79,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
     pictures = save_pictures(annotations, *results, workdir / "eval", count=config.test.pictures)
     facts = {"step": int(jax.device_get(state.step)), **{key: about[key] for key in ("commit", "jax", "devices")}}
-    metrics = write_figures(config, results, workdir / "eval", facts)
+    metrics = write_figures(config, truth, results, workdir / "eval", facts)
     if pictures:
         print(f"pictures: {pictures[0].parent} ({len(pictures)})")
     return metrics
@@ -85,15 +87,17 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
 
 def evaluate_results(config: ConfigDict, results_json: str | Path, workdir: str | Path) -> dict[str, Any]:
     """Evaluates a results file, boxes or masks as its records say, against the config's validation annotations."""
-    first = next(iter(iter_records(results_json)), {})
+    truth = load_truth(config.data.val_json)
+    first = next(iter_records(results_json), {})
     path = Path(results_json)
     results = ResultPaths(None, path) if "segmentation" in first else ResultPaths(path, None)
-    return write_figures(config, results, Path(workdir) / "eval", {"results": str(results_json)})
+    return write_figures(config, truth, results, Path(workdir) / "eval", {"results": str(results_json)})
 
 
-def write_figures(config: ConfigDict, results: ResultPaths, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def write_figures(
+    config: ConfigDict, truth: Truth, results: ResultPaths, folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Figures of results files: printed as a table, and written as metrics.json and per_class.csv."""
-    truth = load_truth(config.data.val_json)
     test = config.test
     metrics = {
         kind: evaluate_lvis(truth, path, kind, test.max_detections, test.evaluator)

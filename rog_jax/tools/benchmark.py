@@ -1,8 +1,9 @@
 """Measures the parts of the program: `python -m rog_jax.tools.benchmark [PART ...] [--config configs/quickstart.py]`.
 
 Parts: gap (both methods against sigmoid cross-entropy on the same logits), step (a training step), inference, loader,
-evaluation. Each is a median after warm-up; all figures are printed as one json object. Machines differ and are noisy:
-compare ratios of one run, not seconds of two.
+evaluation. gap, step and inference are medians after warm-up, loader is a rate over ten seconds, evaluation one run on
+made-up results; all figures are printed as one json object. loader reads the training images of the recipe, which have
+to be there. Machines differ and are noisy: compare ratios of one run, not seconds of two.
 
 Example:
     python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5
@@ -13,6 +14,7 @@ import importlib.util
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rog_jax.data import Batch, load_lvis
+from rog_jax.data import Batch, DataError, load_lvis
+from rog_jax.data.batch import MASK_CROP
 from rog_jax.tools.benchmark_evaluation import benchmark_evaluation
 from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
@@ -43,7 +46,7 @@ def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: 
     boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.4, corner.shape)], -1) * [width, height, width, height]
     labels = rng.integers(0, config.model.num_classes, (batch_size, slots))
     labels[:, objects:] = -1
-    masks = (batch_size, slots, 112, 14) if config.model.masks else (batch_size, slots, 0, 0)
+    crop = (MASK_CROP, MASK_CROP // 8) if config.model.masks else (0, 0)
     size = np.tile(np.float32([[height, width]]), (batch_size, 1))
     return Batch(
         image=rng.integers(0, 256, (batch_size, height, width, 3), dtype=np.uint8),
@@ -52,7 +55,7 @@ def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: 
         index=np.arange(batch_size, dtype=np.int32),
         boxes=boxes.astype(np.float32),
         labels=labels.astype(np.int32),
-        masks=rng.integers(0, 256, masks, dtype=np.uint8),
+        masks=rng.integers(0, 256, (batch_size, slots, *crop), dtype=np.uint8),
         dropped=np.zeros(batch_size, np.int32),
         unreadable=np.zeros(batch_size, np.int32),
     )
@@ -130,16 +133,21 @@ def main() -> None:
     config.train.batch_size = arguments.batch_size or config.train.batch_size
     config.test.batch_size = arguments.batch_size or config.test.batch_size
     config.model.num_classes = config.model.num_classes or 24
+    parts = arguments.parts or PARTS
+    try:  # before minutes of measuring whose figures an error would lose
+        images = load_lvis(config.data.train_json, config.data.train_images) if "loader" in parts else None
+    except DataError as error:
+        sys.exit(f"benchmark: {error} `make demo` draws the images of configs/quickstart.py.")
     run = {
-        "gap": benchmark_gap,
+        "gap": lambda: benchmark_gap(dense=True),
         "step": lambda: benchmark_step(config, arguments.repeats),
         "inference": lambda: benchmark_inference(config, arguments.repeats),
-        "loader": lambda: benchmark_loader(load_lvis(config.data.train_json, config.data.train_images), config),
+        "loader": lambda: benchmark_loader(images, config),
         "evaluation": benchmark_evaluation,
     }
     device = jax.devices()[0]
     machine = {"device": device.device_kind, "devices": jax.device_count(), "processor": platform.machine()}
-    figures = {part: run[part]() for part in arguments.parts or PARTS}
+    figures = {part: run[part]() for part in parts}
     print(json.dumps({"machine": machine, **figures}, indent=2, default=float))
 
 

@@ -14,7 +14,7 @@ from rog_jax.evaluation.truth import Truth
 
 _HEIGHT, _WIDTH = 480, 640
 _OBJECTS = 12  # an image
-_SHOWN_CATEGORIES = 20  # of a made-up image's negatives
+_NEGATIVES = 20  # categories an image that were looked for and not found
 
 
 def benchmark_evaluation(
@@ -60,7 +60,7 @@ def _made_up_truth(rng: np.random.Generator, images: int, categories: int) -> Tr
     records, annotations = [], []
     for image_id in range(1, images + 1):
         labels = rng.choice(categories, _OBJECTS, p=weights / weights.sum()) + 1
-        negatives = sorted(set(rng.choice(categories, _SHOWN_CATEGORIES).tolist()) - set(labels.tolist()) - {0})
+        negatives = sorted(set((rng.choice(categories, _NEGATIVES) + 1).tolist()) - set(labels.tolist()))
         record = {"id": image_id, "height": _HEIGHT, "width": _WIDTH, "neg_category_ids": negatives}
         records.append(record | {"not_exhaustive_category_ids": []})
         for label, box in zip(labels.tolist(), _boxes(rng, _OBJECTS).tolist(), strict=True):
@@ -103,8 +103,3 @@ def _mask_milliseconds(rng: np.random.Generator, number: int = 200) -> float:
     for mask, box in zip(probabilities, boxes, strict=True):
         encode_detection_mask(mask, box, _HEIGHT, _WIDTH)
     return 1000 * (time.perf_counter() - start) / number
-
-
-if __name__ == "__main__":
-    for key, value in benchmark_evaluation().items():
-        print(f"{key:>34}: {value:.4g}" if isinstance(value, float) else f"{key:>34}: {value}")

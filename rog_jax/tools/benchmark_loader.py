@@ -13,7 +13,7 @@ from rog_jax.data.plan import TrainPlan
 def benchmark_loader(annotations: Annotations, config: Any, seconds: float = 10.0) -> dict[str, float]:
     """Reads training batches for some seconds and measures the rate.
 
-    The first batches, for which workers start and which they may have ready, do not count.
+    The first batches do not count: workers start for them, or have them ready before the clock starts.
 
     Args:
         annotations: of the training images.

@@ -144,6 +144,10 @@ def test_objects_without_area_and_crowds_stay_out_of_training(tmp_path, caplog, 
         ("annotations", 2, {"segmentation": 3}, "annotation 102: .* neither"),
         ("annotations", 2, {"segmentation": {"size": [9, 9], "counts": [81]}}, "annotation 102: .* size"),
         ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": [81]}}, "annotation 102: .* add up"),
+        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": "0f1"}}, "annotation 102: .* add up"),
+        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": "zzzz"}}, "annotation 102: .* add up"),
+        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": 5}}, "annotation 102: .* add up"),
+        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": [2401, -1]}}, "annotation 102: .* negative"),
     ],
 )
 def test_bad_records_are_named(tmp_path, table, place, fields, words):
