@@ -8,8 +8,7 @@ TEST_PROCESSES ?= 2
 
 .PHONY: demo test test-slow lint bench clean
 
-demo: $(READY)
-	$(RUN) -m rog_jax.tools.make_dataset --out demo/data --workers 2 --overwrite
+demo: $(READY) demo/data/val.json
 	$(RUN) train.py --config configs/quickstart.py --workdir demo/run
 	$(RUN) eval.py --config configs/quickstart.py --workdir demo/run
 
@@ -23,8 +22,11 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-bench: $(READY)
+bench: $(READY) demo/data/val.json
 	$(RUN) -m rog_jax.tools.benchmark
+
+demo/data/val.json: $(READY)
+	$(RUN) -m rog_jax.tools.make_dataset --out demo/data --workers 2 --overwrite
 
 clean:
 	rm -rf $(VENV) demo .cache

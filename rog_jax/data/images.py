@@ -13,8 +13,6 @@ except ImportError as error:
         "does not: pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless"
     ) from error
 
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-
 
 class UnreadableImage(Exception):
     """An image file that cannot be used; the message gives the reason."""
@@ -37,8 +35,6 @@ def read_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error
-    if _is_cut_short(data):
-        raise UnreadableImage("the JPEG is cut short")
     buffer = np.frombuffer(data, np.uint8)
     image = _decode(buffer, cv2.IMREAD_COLOR)
     if image.shape[:2] != size:
@@ -59,11 +55,3 @@ def _decode(buffer: UInt8[np.ndarray, "N"], flags: int) -> UInt8[np.ndarray, "H 
     if image is None:
         raise UnreadableImage("it is empty" if not buffer.size else "it is no picture, or one cut short")
     return image
-
-
-def _is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG lacks its end marker, which some versions of OpenCV fill up with grey in silence.
-
-    Compressed data holds neither marker by design of the format, and a thumbnail comes before the picture's own scan.
-    """
-    return data.startswith(_JPEG_START) and data.rfind(_JPEG_END) <= data.rfind(_JPEG_SCAN)

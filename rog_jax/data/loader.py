@@ -1,6 +1,7 @@
 """Batches for training and for tests, read by worker processes through Grain."""
 
 import atexit
+import contextlib
 import functools
 import gc
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 from grain.experimental import DatasetOptions, WithOptionsIterDataset
 
 from rog_jax.data.annotations import Annotations, DataError, check_masks
@@ -211,6 +211,7 @@ def _await_deletions() -> None:
     A thread of Grain's does that once nothing refers to the arrays; there is no public way to wait for it.
     """
     gc.collect()
-    threads = getattr(SharedMemoryArray, "_del_thread_pool", None)
-    if threads is not None:
-        threads.apply(int)
+    with contextlib.suppress(ImportError, AttributeError):  # private parts of Grain, without which all else works
+        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+        SharedMemoryArray._del_thread_pool.apply(int)

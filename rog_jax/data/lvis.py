@@ -107,7 +107,7 @@ def _read_categories(path: Path, records: list[dict]) -> _Categories:
         ids=_unique_ids(path, "category", [record["id"] for record in records]),
         names=tuple(str(record.get("name", record["id"])) for record in records),
         frequencies=[record.get("frequency") for record in records],
-        image_counts=[record.get("image_count") for record in records],
+        image_counts=[_image_count(path, record) for record in records],
     )
 
 
@@ -154,11 +154,18 @@ def _file_names(path: Path, folder: Path, records: list[dict]) -> np.ndarray:
     return np.array(names)
 
 
+def _image_count(path: Path, record: dict) -> int | None:
+    count = record.get("image_count")
+    if count is not None and not isinstance(count, int):
+        raise DataError(f"{path}: category {record['id']}: image_count is {count!r}, no whole number. Correct it.")
+    return count
+
+
 def _pack_labels(path: Path, records: list[dict], key: str, label_of: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
     labels, offsets = [], np.zeros(len(records) + 1, np.int64)
     for place, record in enumerate(records):
         for category_id in record.get(key) or ():
-            if category_id not in label_of:
+            if not isinstance(category_id, int) or category_id not in label_of:
                 raise DataError(f"{path}: image {record['id']}: {key} has {category_id!r}, no category of the file.")
             labels.append(label_of[category_id])
         offsets[place + 1] = len(labels)
@@ -270,8 +277,9 @@ def _require(path: Path, table: str, place: int, record: Any, keys: tuple[str, .
     for key in keys:
         if key not in record:
             raise DataError(f"{path}: {table}[{place}] (id {record.get('id')}) has no {key!r}. Add it.")
-    if not isinstance(record["id"], int) or isinstance(record["id"], bool):
-        raise DataError(f"{path}: {table}[{place}]: id {record['id']!r} is no whole number. Number the records.")
+    number = record["id"]
+    if not isinstance(number, int) or isinstance(number, bool) or abs(number) >= 2**63:
+        raise DataError(f"{path}: {table}[{place}]: id {number!r} is no whole number of 64 bits. Number the records.")
 
 
 def _unique_ids(path: Path, what: str, ids: list[int]) -> np.ndarray:
