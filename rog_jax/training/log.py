@@ -68,8 +68,8 @@ class RunLog:
         self._every, self._total, self._batch_size, self._active = every, total, batch_size, active
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._timed = 0
-        self._clock: float | None = None  # starts after the first update, which is mostly compilation
+        self._batches, self._timed = 0, 0
+        self._clock = 0.0
         self._waited = 0.0
         if not active:
             return
@@ -79,19 +79,24 @@ class RunLog:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, flush_secs=20)
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=1.0)
 
-    def waited(self, seconds: float) -> None:
-        """Counts time in which the step waited for data."""
-        self._waited += seconds
+    def got_batch(self, waited: float) -> None:
+        """Counts a batch, and the seconds in which the step waited for it.
+
+        The clock starts with the second batch: the first step is mostly compilation.
+        """
+        self._batches += 1
+        if self._batches == 1:
+            return
+        if self._batches == 2:
+            self._clock, waited = time.perf_counter(), 0.0
+        self._timed += 1
+        self._waited += waited
 
     def add(self, step: int, values: dict[str, float], extra: dict[str, Any]) -> None:
         """Takes the metrics of the update that made `step`, and writes their means when it is time."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        if self._clock is None:
-            self._clock, self._waited = time.perf_counter(), 0.0
-        else:
-            self._timed += 1
         if self._active:
             self._bar.update()
         if step % self._every == 0 or step == self._total:

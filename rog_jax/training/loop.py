@@ -103,7 +103,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         for step in range(start + 1, steps + 1):
             before = time.perf_counter()
             batch = next(batches)
-            log.waited(time.perf_counter() - before)
+            log.got_batch(time.perf_counter() - before)
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, to_devices(batch, mesh))
             extra = {"dropped_objects": loader.dropped, "unreadable_images": loader.unreadable}
