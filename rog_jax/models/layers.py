@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 class ParameterDraws:
     """Stands in for `nnx.Rngs` while a model is built: initial parameters are drawn on the host, by NumPy.
 
-    Compiling the draws of a ResNet-50's 200 arrays takes JAX half a minute; NumPy has them in half a second.
+    A ResNet-50 has some 200 arrays, whose draws JAX would be long in compiling; NumPy's need no compiling.
 
     Args:
         seed: the same seed gives the same parameters on every host and platform.
@@ -122,7 +122,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         # Sums run over pixels first and over a group's few channels last: reductions over two axes at once that are
-        # not neighbours take ten times as long on a CPU.
+        # not neighbours take far longer on a CPU.
         values = wide(x)
         mean = self._group_mean(values.mean((1, 2)))
         var = self._group_mean(jnp.square(values).mean((1, 2))) - jnp.square(mean)

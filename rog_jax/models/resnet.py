@@ -108,7 +108,7 @@ class ResNet(nnx.Module):
 def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B H//2 W//2 D"]:
     """Maximum over 3x3 pixels at every second pixel of an even-sized map, padded by one pixel.
 
-    The maximum of nine slices, not a window reduction: the gradient of the latter is seven times slower on a CPU.
+    The maximum of nine slices, not a window reduction: the gradient of the latter is far slower on a CPU.
     """
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
