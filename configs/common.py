@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Settings common to all recipes; paths and `model.num_classes` are a recipe's to set."""
     config = ConfigDict()
+    config.init_from = ""  # folder written by rog_jax.tools.import_weights: weights and their conventions to start from
     config.data = _data()
     config.sampler = _sampler()
     config.model = _model()
@@ -56,11 +57,16 @@ def _model() -> ConfigDict:
     model.depth = 50  # ResNet depth: 18, 34, 50 or 101
     model.width = 64  # channels of the stem; 64 is the published ResNet
     model.norm = "frozen_batch"  # frozen_batch (pretrained weights) | group (training from scratch)
+    model.norm_trained = True  # scale and bias of frozen_batch are trained (MMDetection), or buffers (the others)
+    model.stride_in_1x1 = False  # a block's stride in its first 1x1 (Caffe, MSRA weights), not in its 3x3
     model.frozen_stages = 1  # the stem and this many stages get no gradient; -1 trains all
     model.fpn_channels = 256
+    model.fpn_extra_level = "max_pool"  # max_pool | on_input | on_output: a stride-2 convolution of C5 or P5
     model.masks = True  # False is Faster R-CNN
+    model.box_clamp = "both"  # both (MMDetection) | above (the others): where dw, dh are limited at ln(1000 / 16)
     model.dtype = "bfloat16"  # features and convolutions; losses, boxes and ranking are float32 whatever this says
-    model.pixel_mean = (123.675, 116.28, 103.53)  # RGB, 0..255
+    model.pixel_order = "rgb"  # rgb | bgr: channels as the network reads them, and as mean and std stand here
+    model.pixel_mean = (123.675, 116.28, 103.53)  # of pixels in 0..255
     model.pixel_std = (58.395, 57.12, 57.375)
     return model
 
@@ -69,11 +75,23 @@ def _rpn() -> ConfigDict:
     rpn = ConfigDict()
     rpn.anchor_scale = 8.0  # an anchor's side in units of its level's stride
     rpn.ratios = (0.5, 1.0, 2.0)  # height / width
+    rpn.anchor_rounding = False  # corners of a cell's anchors rounded to whole pixels (torchvision)
+    rpn.anchor_offset = 0.0  # of an anchor's centre from its cell's corner, in strides
+    rpn.anchor_strides = "level"  # level | image: sides of image and level divided, rounded down (torchvision)
+    rpn.box_stds = (1.0, 1.0, 1.0, 1.0)  # of the deltas (dx, dy, dw, dh)
     rpn.positive_iou = 0.7
     rpn.negative_iou = 0.3
+    # An object's best anchors below positive_iou: reassign (MMDetection: positive for this object) | keep (Detectron2,
+    # torchvision: positive for the object that they overlap most) | none.
+    rpn.low_quality = "reassign"
+    rpn.min_positive_iou = 0.3  # from which low_quality counts
     rpn.samples = 256  # anchors an image in the loss
     rpn.positive_fraction = 0.5
+    rpn.smooth_l1_beta = 0.0  # 0 is plain L1
+    rpn.loss_divisor = "sampled"  # sampled (anchors drawn) | samples (rpn.samples, drawn or not: Detectron2)
     rpn.nms_iou = 0.7
+    rpn.min_size = 0.0  # boxes with a side not longer are no proposals, pixels
+    rpn.proposals_per_level = 0  # per image after the NMS of a level, 0 for any number
     rpn.train_pre_nms = 2000  # per level
     rpn.train_proposals = 1000  # per image, all levels
     rpn.test_pre_nms = 1000
@@ -86,11 +104,22 @@ def _roi() -> ConfigDict:
     roi.samples = 512  # proposals an image in the losses
     roi.positive_fraction = 0.25
     roi.positive_iou = 0.5
+    roi.low_quality = "reassign"  # reassign (MMDetection) | none (the others)
     roi.box_pool = 7  # cells a side
-    roi.mask_pool = 14
-    roi.sampling_ratio = 2  # points a side in each cell of RoIAlign
+    roi.mask_pool = 14  # cells a side; masks are predicted and learnt at twice as many
+    roi.sampling_ratio = 2  # points a side in each cell of RoIAlign; 0: one a feature cell (MMDetection, Detectron2)
+    roi.max_sampling_ratio = 8  # most points a side of sampling_ratio 0
+    roi.aligned = True  # half a feature cell's shift in RoIAlign; False is torchvision's older rule
+    roi.level_epsilon = 1e-6  # added before the logarithm that chooses a box's level
     roi.align_method = "auto"  # gather | einsum | auto
     roi.box_stds = (0.1, 0.1, 0.2, 0.2)  # of the deltas (dx, dy, dw, dh)
+    roi.class_agnostic_boxes = False
+    roi.class_agnostic_masks = False
+    roi.smooth_l1_beta = 0.0  # 0 is plain L1
+    roi.mask_targets = "binary"  # binary | soft: shares of a cell (torchvision)
+    roi.predictor = "auto"  # auto (the classification loss's own) | linear | normed
+    roi.mask_predictor = "conv"  # conv | normed (the paper's Seesaw recipes)
+    roi.temperature = 20.0  # of normed predictors
     roi.hidden = 1024  # units of the two shared layers of the box head
     roi.mask_channels = 256
     roi.mask_convs = 4
@@ -147,6 +176,7 @@ def _test() -> ConfigDict:
     test.max_detections = 300  # an image
     test.score_threshold = 1e-4
     test.nms_iou = 0.5
+    test.min_size = -1.0  # boxes with a side not longer are dropped, pixels: -1 none, 0 the empty ones
     test.pre_nms = 4000  # best (proposal, category) pairs an image that enter the class-wise NMS
     test.mask_threshold = 0.5
     test.evaluator = "hotcoco"  # hotcoco | official

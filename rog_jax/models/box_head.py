@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import FrozenConfigDict
 
 from rog_jax.losses.localization import smooth_l1
-from rog_jax.models.layers import ParameterDraws, linear, normal, wide, xavier_uniform
+from rog_jax.models.layers import NormedLinear, ParameterDraws, linear, normal, own_set, wide, xavier_uniform
 from rog_jax.ops import boxes as box_ops
 from rog_jax.ops.matching import POSITIVE, match, sample
 from rog_jax.ops.nms import class_nms
@@ -34,25 +34,47 @@ class SampledRoIs(NamedTuple):
 
 
 class BoxHead(nnx.Module):
-    """Two shared layers, then a linear classifier and class-specific box deltas.
+    """Two shared layers, then a classifier and box deltas, one set a class or one for all.
 
     Args:
         inputs: values a RoI (cells x channels).
         num_classes: C.
         loss: the classification loss, which says the number of columns and their initialisation.
+        settings: `config.roi`.
     """
 
-    def __init__(self, inputs: int, hidden: int, num_classes: int, loss: Any, *, dtype: Any, rngs: ParameterDraws):
+    def __init__(
+        self,
+        inputs: int,
+        num_classes: int,
+        loss: Any,
+        settings: FrozenConfigDict,
+        *,
+        dtype: Any,
+        rngs: ParameterDraws,
+    ):
         kwargs = {"dtype": dtype, "rngs": rngs}
-        self.fc1 = linear(inputs, hidden, init=xavier_uniform, **kwargs)
-        self.fc2 = linear(hidden, hidden, init=xavier_uniform, **kwargs)
-        distribution, std = loss.weight_init
-        if loss.predictor != "linear" or distribution != "normal":
-            raise ValueError(f"the box head has no {loss.predictor} predictor with {distribution} initialisation")
-        self.classifier = linear(hidden, loss.num_outputs, init=normal(std), **kwargs)
+        self.fc1 = linear(inputs, settings.hidden, init=xavier_uniform, **kwargs)
+        self.fc2 = linear(settings.hidden, settings.hidden, init=xavier_uniform, **kwargs)
+        self.classifier = self._classifier(loss, settings, **kwargs)
         bias = np.broadcast_to(np.asarray(loss.bias_init, np.float32), loss.num_outputs)
         self.classifier.bias = nnx.Param(bias.copy())
-        self.deltas = linear(hidden, 4 * num_classes, init=normal(0.001), **kwargs)
+        sets = 1 if settings.class_agnostic_boxes else num_classes
+        self.deltas = linear(settings.hidden, 4 * sets, init=normal(0.001), **kwargs)
+
+    @staticmethod
+    def _classifier(loss: Any, settings: FrozenConfigDict, *, dtype: Any, rngs: ParameterDraws) -> nnx.Linear:
+        distribution, std = loss.weight_init
+        predictor = loss.predictor if settings.predictor == "auto" else settings.predictor
+        if predictor not in ("linear", "normed") or distribution != "normal":
+            raise ValueError(
+                f"the box head has no {predictor} predictor with {distribution} initialisation; choose "
+                "config.roi.predictor=auto, linear or normed"
+            )
+        shape = settings.hidden, loss.num_outputs
+        if predictor == "linear":
+            return linear(*shape, init=normal(std), dtype=dtype, rngs=rngs)
+        return NormedLinear(*shape, temperature=settings.temperature, init=normal(std), rngs=rngs)
 
     def embed(self, pooled: Float[Array, "*N S S D"]) -> Float[Array, "*N hidden"]:
         """The two shared layers."""
@@ -64,8 +86,8 @@ class BoxHead(nnx.Module):
         """Raw logits."""
         return wide(self.classifier(embedding))
 
-    def regress(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N C 4"]:
-        """Deltas for each class."""
+    def regress(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N sets 4"]:
+        """Deltas for each class, or one set for all."""
         return wide(self.deltas(embedding)).reshape(*embedding.shape[:-1], -1, 4)
 
 
@@ -82,7 +104,8 @@ def sample_rois(
     """Random positives and negatives among the proposals and the ground truths themselves.
 
     As in MMDetection, ground truths join after the proposals have been assigned, each as a positive of its own: among
-    the candidates, each would be its own best overlap, and no proposal could be assigned as that.
+    the candidates, each would be its own best overlap, and no proposal could be assigned as that. Detectron2 and
+    torchvision match them like proposals, which gives the same but for truths with equal boxes.
 
     Args:
         proposals: boxes.
@@ -101,7 +124,7 @@ def sample_rois(
         threshold = settings.positive_iou
         # A box without area overlaps nothing, so an empty slot can be no truth's best.
         assigned = jnp.where(proposal_valid[:, None], proposals, 0)
-        matches = match(boxes, gt_valid, assigned, threshold, threshold, low_quality=True)
+        matches = match(boxes, gt_valid, assigned, threshold, threshold, low_quality=settings.low_quality)
         candidates = jnp.concatenate([boxes, proposals])  # [G + R, 4]
         usable = jnp.concatenate([gt_valid, proposal_valid]) & (index >= 0)
         kind = jnp.concatenate([jnp.full_like(truths, POSITIVE), matches.kind])  # [G + R]
@@ -115,51 +138,60 @@ def sample_rois(
 
 
 def box_loss(
-    deltas: Float[Array, "B P C 4"],
+    deltas: Float[Array, "B P sets 4"],
     rois: SampledRoIs,
     gt_boxes: Float[Array, "B G 4"],
+    num_classes: int,
     settings: FrozenConfigDict,
     rows: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """L1 of the deltas of each positive's own class, over all rows, background included.
+    """Smooth L1 of the deltas of each positive's own class, over all rows, background included.
 
     Args:
         deltas: of the leading P slots of each image.
         rois: what was sampled.
         gt_boxes: ground truths.
+        num_classes: C, the label of background.
         settings: `config.roi`.
         rows: the number of sampled rows to divide by (its mean over devices).
     """
-    count = deltas.shape[1]
-    boxes, labels, matched = (x[:, :count] for x in (rois.boxes, rois.labels, rois.matched))
-    num_classes = deltas.shape[2]
+    labels = rois.labels[:, : deltas.shape[1]]
     positive = (labels >= 0) & (labels < num_classes)  # [B, P]
-    own = jnp.where(positive, labels, 0)[..., None, None]
+    own = own_set(jnp.where(positive, labels, 0), deltas.shape[2])[..., None, None]
     deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]  # [B, P, 4]
-    truths = jnp.take_along_axis(gt_boxes, matched[..., None], axis=1)
-    wanted = box_ops.encode(truths, boxes, settings.box_stds)
-    return jnp.where(positive, smooth_l1(deltas, wanted, beta=0.0).sum(-1), 0).sum() / rows
+    wanted = box_targets(rois, gt_boxes, settings)[:, : deltas.shape[1]]
+    return jnp.where(positive, smooth_l1(deltas, wanted, settings.smooth_l1_beta).sum(-1), 0).sum() / rows
+
+
+def box_targets(
+    rois: SampledRoIs, gt_boxes: Float[Array, "B G 4"], settings: FrozenConfigDict
+) -> Float[Array, "B R 4"]:
+    """Deltas from each RoI to its ground truth, over the deltas' standard deviations; of no meaning for background."""
+    truths = jnp.take_along_axis(gt_boxes, rois.matched[..., None], axis=1)
+    return box_ops.encode(truths, rois.boxes, settings.box_stds)
 
 
 def detect(
     scores: Float[Array, "B R C"],
-    deltas: Float[Array, "B R C 4"],
+    deltas: Float[Array, "B R sets 4"],
     proposals: Float[Array, "B R 4"],
     proposal_valid: Bool[Array, "B R"],
     image_size: Float[Array, "B 2"],
     box_stds: tuple,
     settings: FrozenConfigDict,
+    clamp: str = "both",
 ) -> tuple[Float[Array, "B K 4"], Float[Array, "B K"], Int[Array, "B K"]]:
     """Score threshold, class-wise NMS and the K best of each image.
 
     Args:
         scores: foreground scores at inference.
-        deltas: for each class.
+        deltas: for each class, or one set for all.
         proposals: the boxes that the deltas refer to.
         proposal_valid: which of them are proposals.
         image_size: (height, width) of each image inside the padding.
         box_stds: of the deltas.
         settings: `config.test`.
+        clamp: of the deltas, `config.model.box_clamp`.
 
     Returns:
         Boxes [B, K, 4], scores [B, K] in descending order, labels [B, K] (-1 where a slot is empty).
@@ -170,8 +202,10 @@ def detect(
         flat = jnp.where(valid[:, None] & (scores > settings.score_threshold), scores, -jnp.inf).reshape(-1)
         best, order = top_k_large(flat, min(settings.pre_nms, flat.shape[0]))
         row, label = order // num_classes, order % num_classes
-        boxes = box_ops.clip(box_ops.decode(deltas[row, label], proposals[row], box_stds), size)
-        keep = class_nms(boxes, label, jnp.isfinite(best), settings.nms_iou, max_keep=settings.max_detections)
+        own = deltas[row, own_set(label, deltas.shape[1])]
+        boxes = box_ops.clip(box_ops.decode(own, proposals[row], box_stds, clamp=clamp), size)
+        candidate = jnp.isfinite(best) & (boxes[:, 2:] - boxes[:, :2] > settings.min_size).all(axis=-1)
+        keep = class_nms(boxes, label, candidate, settings.nms_iou, max_keep=settings.max_detections)
         top, order = jax.lax.top_k(jnp.where(keep, best, -jnp.inf), min(settings.max_detections, len(best)))
         found = jnp.isfinite(top)
         return boxes[order] * found[:, None], jnp.where(found, top, 0), jnp.where(found, label[order], -1)

@@ -1,6 +1,6 @@
 """Faster and Mask R-CNN with FPN: the parts put together, for training and for inference."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from rog_jax.models.fpn import FPN, STRIDES
 from rog_jax.models.layers import ParameterDraws
 from rog_jax.models.mask_head import MaskHead
 from rog_jax.models.resnet import ResNet, normalise_image
-from rog_jax.models.rpn import RPNHead, RPNOutputs, propose
+from rog_jax.models.rpn import Proposals, RPNHead, RPNOutputs, propose
 from rog_jax.ops.roi_align import roi_align
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -28,7 +28,7 @@ class TrainOutputs(NamedTuple):
         rpn: of the head, for all anchors.
         rois: the sampled regions, positives first in each image.
         logits: float32 [B, R, Q], raw, of the classifier.
-        deltas: float32 [B, P, C, 4], of the leading P slots, which hold all positives.
+        deltas: float32 [B, P, C or 1, 4], of the leading P slots, which hold all positives.
         mask_logits: float32 [B, P, M, M], of each slot's class; None without a mask head.
     """
 
@@ -61,13 +61,28 @@ class Detector(nnx.Module):
         dtype = DTYPES[model.dtype]
         head_norm = None if model.norm == "frozen_batch" else model.norm
         kwargs = {"dtype": dtype, "rngs": ParameterDraws(seed)}
-        self.backbone = ResNet(model.depth, width=model.width, norm=model.norm, **kwargs)
-        self.fpn = FPN(self.backbone.channels, model.fpn_channels, norm=head_norm, **kwargs)
+        body = {"width": model.width, "stride_in_1x1": model.stride_in_1x1, "norm": model.norm}
+        self.backbone = ResNet(model.depth, **body, **kwargs)
+        pyramid = {"extra_level": model.fpn_extra_level, "norm": head_norm}
+        self.fpn = FPN(self.backbone.channels, model.fpn_channels, **pyramid, **kwargs)
         self.rpn = RPNHead(model.fpn_channels, len(self.config.rpn.ratios), **kwargs)
         cells = roi.box_pool**2 * model.fpn_channels
-        self.box_head = BoxHead(cells, roi.hidden, model.num_classes, self.loss, **kwargs)
-        head = {"channels": roi.mask_channels, "convs": roi.mask_convs, "num_classes": model.num_classes}
-        self.mask_head = MaskHead(model.fpn_channels, **head, norm=head_norm, **kwargs) if model.masks else None
+        self.box_head = BoxHead(cells, model.num_classes, self.loss, roi, **kwargs)
+        self.mask_head = self._mask_head(head_norm, **kwargs) if model.masks else None
+
+    def _mask_head(self, norm: str | None, *, dtype: Any, rngs: ParameterDraws) -> MaskHead:
+        model, roi = self.config.model, self.config.roi
+        return MaskHead(
+            model.fpn_channels,
+            roi.mask_channels,
+            roi.mask_convs,
+            1 if roi.class_agnostic_masks else model.num_classes,
+            predictor=roi.mask_predictor,
+            temperature=roi.temperature,
+            norm=norm,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -75,16 +90,40 @@ class Detector(nnx.Module):
         return self.config.model.num_classes
 
     def features(self, image: Array, image_size: Float[Array, "B 2"]) -> list[Float[Array, "B _h _w D"]]:
-        """uint8 RGB images [B, H, W, 3] to the five levels of the pyramid."""
+        """RGB images [B, H, W, 3] in 0..255 to the five levels of the pyramid."""
+        return self.fpn(self.stages(image, image_size))
+
+    def stages(self, image: Array, image_size: Float[Array, "B 2"]) -> list[Float[Array, "B _h _w _d"]]:
+        """RGB images [B, H, W, 3] in 0..255 to the backbone's four stages."""
         model = self.config.model
-        x = normalise_image(image, image_size, model.pixel_mean, model.pixel_std, DTYPES[model.dtype])
-        return self.fpn(self.backbone(x))
+        pixels = {"mean": model.pixel_mean, "std": model.pixel_std, "order": model.pixel_order}
+        return self.backbone(normalise_image(image, image_size, dtype=DTYPES[model.dtype], **pixels))
 
     def pool(self, features: list, boxes: Float[Array, "B R 4"], size: int) -> Float[Array, "B R S S D"]:
         """RoIAlign on the four finest levels."""
         roi = self.config.roi
         return roi_align(
-            features[:4], boxes, STRIDES[:4], size, sampling_ratio=roi.sampling_ratio, method=roi.align_method
+            features[:4],
+            boxes,
+            STRIDES[:4],
+            size,
+            sampling_ratio=roi.sampling_ratio,
+            aligned=roi.aligned,
+            method=roi.align_method,
+            max_sampling_ratio=roi.max_sampling_ratio,
+            level_epsilon=roi.level_epsilon,
+        )
+
+    def propose(self, rpn: RPNOutputs, batch: Batch, *, pre_nms: int, proposals: int) -> Proposals:
+        """What the RPN proposes for the images of a batch."""
+        return propose(
+            rpn,
+            batch.image_size,
+            batch.image.shape[1:3],
+            self.config.rpn,
+            pre_nms=pre_nms,
+            proposals=proposals,
+            clamp=self.config.model.box_clamp,
         )
 
     def train_outputs(self, batch: Batch, key: Array) -> TrainOutputs:
@@ -95,20 +134,20 @@ class Detector(nnx.Module):
             key: of the step; each image's draws follow its `index`, wherever it stands in the batch.
         """
         settings = self.config.rpn
-        shape = batch.image.shape[1:3]
         features = self.features(batch.image, batch.image_size)
         rpn = self.rpn(features)
-        proposals, valid = propose(
-            rpn,
-            batch.image_size,
-            shape,
-            settings,
-            pre_nms=settings.train_pre_nms,
-            proposals=settings.train_proposals,
-        )
+        counts = {"pre_nms": settings.train_pre_nms, "proposals": settings.train_proposals}
+        proposals = self.propose(rpn, batch, **counts)
         keys = image_keys(key, batch.index)
         rois = sample_rois(
-            proposals, valid, batch.boxes, batch.labels, batch.index, self.num_classes, self.config.roi, keys
+            proposals.boxes,
+            proposals.valid,
+            batch.boxes,
+            batch.labels,
+            batch.index,
+            self.num_classes,
+            self.config.roi,
+            keys,
         )
         embedding = self.box_head.embed(self.pool(features, rois.boxes, self.config.roi.box_pool))
         positives = rois.positives
@@ -125,11 +164,10 @@ class Detector(nnx.Module):
             return None
         boxes = rois.boxes[:, : rois.positives]
         labels = rois.labels[:, : rois.positives]
-        return self._masks(features, boxes, jnp.where(labels == self.num_classes, 0, labels))
+        return self.masks(features, boxes, jnp.where(labels == self.num_classes, 0, labels))
 
-    def _masks(
-        self, features: list, boxes: Float[Array, "B P 4"], labels: Int[Array, "B P"]
-    ) -> Float[Array, "B P M M"]:
+    def masks(self, features: list, boxes: Float[Array, "B P 4"], labels: Int[Array, "B P"]) -> Float[Array, "B P M M"]:
+        """Mask logits of each box for its label; of no meaning where the label is -1."""
         pooled = self.pool(features, boxes, self.config.roi.mask_pool)  # [B, P, S, S, D]
         logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]), jnp.maximum(labels, 0).reshape(-1))
         return logits.reshape(*labels.shape, *logits.shape[1:])
@@ -138,31 +176,35 @@ class Detector(nnx.Module):
         """Detections of each image, best first; ground truths are not looked at."""
         settings = self.config.rpn
         features = self.features(batch.image, batch.image_size)
-        rpn = self.rpn(features)
-        proposals, valid = propose(
-            rpn,
-            batch.image_size,
-            batch.image.shape[1:3],
-            settings,
-            pre_nms=settings.test_pre_nms,
-            proposals=settings.test_proposals,
-        )
-        scores, deltas = self._scores_and_deltas(features, proposals)
-        boxes, scores, labels = detect(
-            scores, deltas, proposals, valid, batch.image_size, self.config.roi.box_stds, self.config.test
-        )
+        counts = {"pre_nms": settings.test_pre_nms, "proposals": settings.test_proposals}
+        proposals = self.propose(self.rpn(features), batch, **counts)
+        embedding = self.box_head.embed(self.pool(features, proposals.boxes, self.config.roi.box_pool))
+        logits, deltas = self.box_head.classify(embedding), self.box_head.regress(embedding)
+        boxes, scores, labels = self.detect(logits, deltas, proposals, batch.image_size)
         masks = None
         if self.mask_head is not None:
-            masks = jax.nn.sigmoid(self._masks(features, boxes, labels))
+            masks = jax.nn.sigmoid(self.masks(features, boxes, labels))
         return Detections(boxes, scores, labels, masks)
 
-    def _scores_and_deltas(
-        self, features: list, proposals: Float[Array, "B R 4"]
-    ) -> tuple[Float[Array, "B R C"], Float[Array, "B R C 4"]]:
-        embedding = self.box_head.embed(self.pool(features, proposals, self.config.roi.box_pool))
-        logits = self.box_head.classify(embedding)
+    def detect(
+        self,
+        logits: Float[Array, "B R Q"],
+        deltas: Float[Array, "B R sets 4"],
+        proposals: Proposals,
+        image_size: Float[Array, "B 2"],
+    ) -> tuple[Float[Array, "B K 4"], Float[Array, "B K"], Int[Array, "B K"]]:
+        """Boxes, scores and labels (-1 in empty slots) of the best detections, from what the box head says."""
         scores = self.loss.scores(logits.reshape(-1, logits.shape[-1])).reshape(*logits.shape[:2], -1)
-        return scores, self.box_head.regress(embedding)
+        return detect(
+            scores,
+            deltas,
+            proposals.boxes,
+            proposals.valid,
+            image_size,
+            self.config.roi.box_stds,
+            self.config.test,
+            self.config.model.box_clamp,
+        )
 
 
 def image_keys(key: Array, image_index: Int[Array, "B"]) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class ParameterDraws:
@@ -90,8 +90,44 @@ def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def own_set(labels: Int[Array, "*N"], sets: int) -> Int[Array, "*N"]:
+    """Which of the head's sets of deltas or masks is that of each label: its own, or the only one."""
+    return labels if sets > 1 else jnp.zeros_like(labels)
+
+
+def unit(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """x / (|x| + 1e-6) along an axis, in float32: the normed predictors' scaling. A row of zeros stays, without NaN."""
+    x = wide(x)
+    square = jnp.square(x).sum(axis, keepdims=True)
+    norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return x / (norm + 1e-6)
+
+
+class NormedLinear(nnx.Linear):
+    """Temperature times the cosine of input and weights, plus a bias (the paper's Seesaw recipes).
+
+    As in the published code, in which the bias is not scaled. Computed in float32: cosines of neighbouring classes
+    differ by less than bfloat16 can tell.
+
+    Args:
+        inputs: length of a row.
+        outputs: number of columns.
+        temperature: factor of the cosine.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, temperature: float, init: Initializer, rngs: ParameterDraws):
+        super().__init__(inputs, outputs, kernel_init=init, bias_init=zeros, rngs=rngs)
+        self.temperature = temperature
+
+    def __call__(self, x: Float[Array, "*N inputs"]) -> Float[Array, "*N outputs"]:
+        return (self.temperature * unit(x, -1)) @ unit(jnp.asarray(self.kernel[...]), 0) + self.bias[...]
+
+
 class FrozenBatchNorm(nnx.Module):
-    """Batch norm with stored statistics; its scale and bias are trained, as in MMDetection's `norm_eval=True`."""
+    """Batch norm with stored statistics, as MMDetection's `norm_eval=True`.
+
+    Whether scale and bias are trained is for the optimizer to say (`config.model.norm_trained`).
+    """
 
     def __init__(self, channels: int, *, dtype: Any):
         self.scale = nnx.Param(np.ones(channels, np.float32))

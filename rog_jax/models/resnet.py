@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101 with torchvision's arithmetic (He et al., CVPR 2016; stride in the 3x3 convolution)."""
+"""ResNet-18/34/50/101 with PyTorch's arithmetic (He et al., CVPR 2016)."""
 
 import functools
 from typing import Any
@@ -26,12 +26,11 @@ def silenced(layer: ConvNorm) -> ConvNorm:
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions; ResNet-18 and -34."""
+    """Two 3x3 convolutions, the first with the stride; ResNet-18 and -34."""
 
     expansion = 1
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int, norm: str, dtype: Any, rngs: ParameterDraws):
-        kwargs = {"norm": norm, "dtype": dtype, "rngs": rngs}
+    def __init__(self, channels_in: int, channels: int, *, stride: int, **kwargs: Any):
         self.conv1 = ConvNorm(channels_in, channels, 3, stride=stride, **kwargs)
         self.conv2 = silenced(ConvNorm(channels, channels, 3, **kwargs))
         shortcut = stride != 1 or channels_in != channels
@@ -44,15 +43,18 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (with the stride), 1x1 to four times the channels; ResNet-50 and -101."""
+    """1x1, 3x3, 1x1 to four times the channels; ResNet-50 and -101.
+
+    The stride is in the 3x3 convolution, as in torchvision, or in the first 1x1, as in the authors' own weights.
+    """
 
     expansion = 4
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int, norm: str, dtype: Any, rngs: ParameterDraws):
-        kwargs = {"norm": norm, "dtype": dtype, "rngs": rngs}
+    def __init__(self, channels_in: int, channels: int, *, stride: int, stride_in_1x1: bool = False, **kwargs: Any):
         out = channels * self.expansion
-        self.conv1 = ConvNorm(channels_in, channels, 1, **kwargs)
-        self.conv2 = ConvNorm(channels, channels, 3, stride=stride, **kwargs)
+        strides = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = ConvNorm(channels_in, channels, 1, stride=strides[0], **kwargs)
+        self.conv2 = ConvNorm(channels, channels, 3, stride=strides[1], **kwargs)
         self.conv3 = silenced(ConvNorm(channels, out, 1, **kwargs))
         shortcut = stride != 1 or channels_in != out
         self.shortcut = ConvNorm(channels_in, out, 1, stride=stride, **kwargs) if shortcut else None
@@ -70,29 +72,43 @@ class ResNet(nnx.Module):
     Args:
         depth: 18, 34, 50 or 101.
         width: channels of the stem; stage l has `width * 2**l` (times 4 for bottlenecks).
+        stride_in_1x1: the bottlenecks' stride is in their first convolution.
         norm: `frozen_batch` or `group`.
         dtype: of the features.
 
     Raises:
-        ValueError: unknown depth.
+        ValueError: unknown depth, or stride_in_1x1 for a depth without bottlenecks.
     """
 
-    def __init__(self, depth: int, *, width: int = 64, norm: str, dtype: Any, rngs: ParameterDraws):
+    def __init__(
+        self,
+        depth: int,
+        *,
+        width: int = 64,
+        stride_in_1x1: bool = False,
+        norm: str,
+        dtype: Any,
+        rngs: ParameterDraws,
+    ):
         if depth not in BLOCKS:
             raise ValueError(f"config.model.depth={depth} is unknown; choose one of {sorted(BLOCKS)}")
-        block = BasicBlock if depth < 50 else Bottleneck
-        self.stem = ConvNorm(3, width, 7, stride=2, norm=norm, dtype=dtype, rngs=rngs)
+        if stride_in_1x1 and depth < 50:
+            raise ValueError(f"config.model.stride_in_1x1: a ResNet-{depth} has no 1x1 convolution in its blocks")
+        block = BasicBlock if depth < 50 else functools.partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+        kwargs = {"norm": norm, "dtype": dtype, "rngs": rngs}
+        expansion = 1 if depth < 50 else Bottleneck.expansion
+        self.stem = ConvNorm(3, width, 7, stride=2, **kwargs)
         stages, channels_in = [], width
         for level, count in enumerate(BLOCKS[depth]):
             channels = width * 2**level
             blocks = []
             for index in range(count):
                 stride = 2 if level > 0 and index == 0 else 1
-                blocks.append(block(channels_in, channels, stride=stride, norm=norm, dtype=dtype, rngs=rngs))
-                channels_in = channels * block.expansion
+                blocks.append(block(channels_in, channels, stride=stride, **kwargs))
+                channels_in = channels * expansion
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        self.channels = tuple(width * 2**level * block.expansion for level in range(4))
+        self.channels = tuple(width * 2**level * expansion for level in range(4))
 
     def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B _h _w _d"]]:
         x = jax.nn.relu(self.stem(x))
@@ -105,8 +121,8 @@ class ResNet(nnx.Module):
         return features
 
 
-def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B H//2 W//2 D"]:
-    """Maximum over 3x3 pixels at every second pixel of an even-sized map, padded by one pixel.
+def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:
+    """Maximum over 3x3 pixels at every second pixel of a map padded by one pixel.
 
     The maximum of nine slices, not a window reduction: the gradient of the latter is far slower on a CPU.
     """
@@ -129,12 +145,16 @@ def frozen_path(path: tuple, stages: int) -> bool:
 
 
 def normalise_image(
-    image: Array, image_size: Float[Array, "B 2"], mean: tuple, std: tuple, dtype: Any
+    image: Array, image_size: Float[Array, "B 2"], mean: tuple, std: tuple, dtype: Any, *, order: str = "rgb"
 ) -> Float[Array, "B H W 3"]:
-    """uint8 RGB pixels to the network's input: (x - mean) / std inside the image and 0 in the padding.
+    """RGB pixels in 0..255 to the network's input: (x - mean) / std inside the image and 0 in the padding.
 
     Padding with zeros after normalisation is what the published detectors do; doing it here lets uint8 travel.
+    Channels are turned to `order` ("rgb" or "bgr"), in which mean and std stand.
     """
+    if order not in ("rgb", "bgr"):
+        raise ValueError(f"config.model.pixel_order={order!r} is unknown; choose one of bgr, rgb")
+    image = image[..., ::-1] if order == "bgr" else image
     height, width = image.shape[1:3]
     wide = jnp.promote_types(dtype, jnp.float32)
     x = (image.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import FrozenConfigDict
@@ -19,8 +20,6 @@ from rog_jax.ops.matching import match, sample_mask
 from rog_jax.ops.nms import nms
 from rog_jax.ops.topk import top_k_large
 
-BOX_STDS = (1.0, 1.0, 1.0, 1.0)
-
 
 class RPNOutputs(NamedTuple):
     """What the head says of each anchor, level by level.
@@ -32,6 +31,20 @@ class RPNOutputs(NamedTuple):
 
     logits: list[Array]
     deltas: list[Array]
+
+
+class Proposals(NamedTuple):
+    """The best boxes of each image, best first.
+
+    Attributes:
+        boxes: float32 [B, R, 4], clipped to the image.
+        logits: float32 [B, R], the objectness of the anchor that each came from; -inf in an empty slot.
+        valid: bool [B, R], which of the slots hold a proposal.
+    """
+
+    boxes: Array
+    logits: Array
+    valid: Array
 
 
 class RPNHead(nnx.Module):
@@ -50,6 +63,19 @@ class RPNHead(nnx.Module):
             logits.append(wide(self.objectness(x)).reshape(x.shape[0], -1))
             deltas.append(wide(self.deltas(x)).reshape(x.shape[0], -1, 4))
         return RPNOutputs(logits, deltas)
+
+
+def level_anchors(shape: tuple[int, int], settings: FrozenConfigDict) -> list[Float[np.ndarray, "_A 4"]]:
+    """Anchors of each level on padded images of `shape` (height, width), by the settings of `config.rpn`."""
+    return make_anchors(
+        shape,
+        STRIDES,
+        settings.anchor_scale,
+        settings.ratios,
+        rounding=settings.anchor_rounding,
+        offset=settings.anchor_offset,
+        strides_from=settings.anchor_strides,
+    )
 
 
 def anchors_inside(
@@ -76,8 +102,9 @@ def propose(
     *,
     pre_nms: int,
     proposals: int,
-) -> tuple[Float[Array, "B R 4"], Bool[Array, "B R"]]:
-    """The best boxes of each image after NMS within each level, best first.
+    clamp: str = "both",
+) -> Proposals:
+    """The best boxes of each image after NMS within each level.
 
     Args:
         outputs: of the head.
@@ -86,25 +113,24 @@ def propose(
         settings: `config.rpn`.
         pre_nms: boxes a level that enter the NMS.
         proposals: R, boxes an image that leave it.
-
-    Returns:
-        Boxes [B, R, 4], clipped to the image, and which of them are proposals: [B, R] bool.
+        clamp: of the deltas, `config.model.box_clamp`.
     """
-    anchors = make_anchors(shape, STRIDES, settings.anchor_scale, settings.ratios)
+    anchors = level_anchors(shape, settings)
     inside = anchors_inside(image_size, shape, len(settings.ratios))
+    max_keep = min(settings.proposals_per_level or proposals, proposals)
 
     def candidates(logits, deltas, anchors, inside):
         """The best anchors of a level, filled up to `pre_nms` so that all levels go through one NMS."""
         count = min(pre_nms, len(logits))
         scores, order = top_k_large(jnp.where(inside, logits, -jnp.inf), count)
-        boxes = box_ops.decode(deltas[order], jnp.asarray(anchors)[order], BOX_STDS)
+        boxes = box_ops.decode(deltas[order], jnp.asarray(anchors)[order], settings.box_stds, clamp=clamp)
         missing = pre_nms - count
         return jnp.pad(boxes, ((0, missing), (0, 0))), jnp.pad(scores, (0, missing), constant_values=-jnp.inf)
 
     def suppress(boxes, scores, size):
         boxes = box_ops.clip(boxes, size)  # [K, 4]
-        valid = jnp.isfinite(scores) & (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
-        keep = nms(boxes, valid, settings.nms_iou, max_keep=proposals)
+        valid = jnp.isfinite(scores) & (boxes[:, 2:] - boxes[:, :2] > settings.min_size).all(axis=-1)
+        keep = nms(boxes, valid, settings.nms_iou, max_keep=max_keep)
         return boxes, jnp.where(keep, scores, -jnp.inf)
 
     def one_image(logits, deltas, inside, size):
@@ -112,13 +138,24 @@ def propose(
         boxes, scores = (jnp.stack(arrays) for arrays in zip(*levels, strict=True))  # [L, K, 4], [L, K]
         boxes, scores = jax.vmap(suppress, in_axes=(0, 0, None))(boxes, scores, size)
         best, order = jax.lax.top_k(scores.reshape(-1), min(proposals, scores.size))
-        return boxes.reshape(-1, 4)[order], jnp.isfinite(best)
+        return Proposals(boxes.reshape(-1, 4)[order], best, jnp.isfinite(best))
 
     return jax.vmap(one_image)(*jax.lax.stop_gradient(tuple(outputs)), inside, image_size)
 
 
-def rpn_losses(
-    outputs: RPNOutputs,
+class RPNTargets(NamedTuple):
+    """What the head should have said of the anchors that were drawn.
+
+    Attributes:
+        kind: int32 [B, A], 1 positive, 0 negative, -1 not drawn.
+        deltas: float32 [B, A, 4], to the ground truth of the anchor; of no meaning but for positives.
+    """
+
+    kind: Array
+    deltas: Array
+
+
+def rpn_targets(
     gt_boxes: Float[Array, "B G 4"],
     gt_labels: Int[Array, "B G"],
     image_size: Float[Array, "B 2"],
@@ -126,12 +163,10 @@ def rpn_losses(
     shape: tuple[int, int],
     settings: FrozenConfigDict,
     keys: Array,
-    axis_name: str | None = None,
-) -> dict[str, Float[Array, ""]]:
-    """Binary cross-entropy of sampled anchors and L1 of the positive ones, both over the number sampled.
+) -> RPNTargets:
+    """Anchors matched with the ground truths and drawn for the losses.
 
     Args:
-        outputs: of the head.
         gt_boxes: pixels of the padded image.
         gt_labels: -1 where a slot is empty.
         image_size: (height, width) of each image inside the padding.
@@ -139,30 +174,56 @@ def rpn_losses(
         shape: (H, W) of the padded images.
         settings: `config.rpn`.
         keys: one random key an image.
-        axis_name: mesh axis over whose devices the number sampled is averaged.
+    """
+    anchors = jnp.concatenate(level_anchors(shape, settings))  # [A, 4]
+    inside = jnp.concatenate(anchors_inside(image_size, shape, len(settings.ratios)), axis=1)  # [B, A]
+
+    def one_image(boxes, labels, inside, index, key):
+        # An anchor without area overlaps nothing, so it can be no truth's best.
+        candidates = jnp.where(inside[:, None], anchors, 0)
+        matches = match(
+            boxes,
+            labels >= 0,
+            candidates,
+            settings.positive_iou,
+            settings.negative_iou,
+            low_quality=settings.low_quality,
+            min_positive_iou=settings.min_positive_iou,
+        )
+        kind = jnp.where(inside & (index >= 0), matches.kind, -1)
+        wanted = box_ops.encode(boxes[matches.index], anchors, settings.box_stds)  # [A, 4]
+        return RPNTargets(sample_mask(key, kind, settings.samples, settings.positive_fraction), wanted)
+
+    return jax.vmap(one_image)(gt_boxes, gt_labels, inside, image_index, keys)
+
+
+def rpn_losses(
+    outputs: RPNOutputs,
+    targets: RPNTargets,
+    image_index: Int[Array, "B"],
+    settings: FrozenConfigDict,
+    axis_name: str | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """Binary cross-entropy of the anchors drawn and smooth L1 of the positive ones, both over the number drawn.
+
+    Args:
+        outputs: of the head.
+        targets: from `rpn_targets`.
+        image_index: -1 for an image that takes part in nothing.
+        settings: `config.rpn`.
+        axis_name: mesh axis over whose devices the number drawn is averaged.
 
     Returns:
         `rpn_cls` and `rpn_box`.
     """
-    anchors = jnp.concatenate(make_anchors(shape, STRIDES, settings.anchor_scale, settings.ratios))  # [A, 4]
-    inside = jnp.concatenate(anchors_inside(image_size, shape, len(settings.ratios)), axis=1)  # [B, A]
     logits = jnp.concatenate(outputs.logits, axis=1)  # [B, A]
     deltas = jnp.concatenate(outputs.deltas, axis=1)  # [B, A, 4]
-
-    def targets(boxes, labels, inside, index, key):
-        # An anchor without area overlaps nothing, so it can be no truth's best.
-        candidates = jnp.where(inside[:, None], anchors, 0)
-        matches = match(boxes, labels >= 0, candidates, settings.positive_iou, settings.negative_iou, low_quality=True)
-        kind = jnp.where(inside & (index >= 0), matches.kind, -1)
-        wanted = box_ops.encode(boxes[matches.index], anchors, BOX_STDS)  # [A, 4]
-        return sample_mask(key, kind, settings.samples, settings.positive_fraction), wanted
-
-    kind, wanted = jax.vmap(targets)(gt_boxes, gt_labels, inside, image_index, keys)
-    positive = kind == 1
-    count = normaliser((kind >= 0).sum(), axis_name)
+    drawn, positive = targets.kind >= 0, targets.kind == 1
+    planned = settings.samples * (image_index >= 0).sum()
+    count = normaliser(drawn.sum() if settings.loss_divisor == "sampled" else planned, axis_name)
     cross_entropy = binary_cross_entropy(logits, positive.astype(logits.dtype))
-    distance = smooth_l1(deltas, wanted, beta=0.0).sum(-1)
+    distance = smooth_l1(deltas, targets.deltas, settings.smooth_l1_beta).sum(-1)
     return {
-        "rpn_cls": jnp.where(kind >= 0, cross_entropy, 0).sum() / count,
+        "rpn_cls": jnp.where(drawn, cross_entropy, 0).sum() / count,
         "rpn_box": jnp.where(positive, distance, 0).sum() / count,
     }

@@ -63,11 +63,27 @@ def decode(
     references: Float[Array, "*batch 4"],
     stds: Stds = (1.0, 1.0, 1.0, 1.0),
     max_ratio: float = MAX_RATIO,
+    clamp: str = "both",
 ) -> Float[jax.Array, "*batch 4"]:
-    """The inverse of `encode`; a side grows or shrinks by a factor of at most `max_ratio`."""
+    """The inverse of `encode`; a side grows by a factor of at most `max_ratio`.
+
+    Args:
+        deltas: (dx, dy, dw, dh), in units of their standard deviations.
+        references: boxes that the deltas refer to.
+        stds: of the deltas.
+        max_ratio: largest factor of a side.
+        clamp: `both`: a side shrinks by at most that factor as well (MMDetection); `above`: by any (Detectron2,
+            torchvision).
+
+    Raises:
+        ValueError: unknown clamp.
+    """
+    if clamp not in ("both", "above"):
+        raise ValueError(f"clamp={clamp!r} is unknown; choose one of both, above")
     dx, dy, dw, dh = _corners(deltas * jnp.asarray(stds, deltas.dtype))
     limit = math.log(max_ratio)
-    dw, dh = jnp.clip(dw, -limit, limit), jnp.clip(dh, -limit, limit)
+    least = -limit if clamp == "both" else -jnp.inf
+    dw, dh = jnp.clip(dw, least, limit), jnp.clip(dh, least, limit)
     x, y, width, height = _centre_and_sides(references)
     x, y = x + dx * width, y + dy * height
     half_width, half_height = width * jnp.exp(dw) / 2, height * jnp.exp(dh) / 2

@@ -47,18 +47,23 @@ def match(
     candidates: Float[Array, "A 4"],
     positive_iou: float,
     negative_iou: float,
-    low_quality: bool = False,
+    low_quality: str = "none",
     min_positive_iou: float | None = None,
 ) -> Matches:
-    """Assigns candidates to ground truths by overlap, as MMDetection's MaxIoUAssigner.
+    """Assigns candidates to ground truths by overlap.
 
     A candidate takes the ground truth of its largest IoU: positive from `positive_iou`, negative below `negative_iou`,
-    ignored between. With `low_quality`, each ground truth in order then takes every candidate that reaches exactly that
-    ground truth's largest IoU, if this is at least `min_positive_iou` (default: `negative_iou`); later ones win.
+    ignored between. `low_quality` says what becomes of the candidates that reach exactly the largest IoU of some ground
+    truth, if this is above 0 and at least `min_positive_iou` (default: `negative_iou`): with "reassign" they are
+    positive for that ground truth, the last such one (MMDetection's MaxIoUAssigner); with "keep" they are positive for
+    the ground truth that they overlap most (Detectron2's and torchvision's allow_low_quality_matches, in which a ground
+    truth that overlaps nothing would make every candidate positive that overlaps nothing); with "none", nothing.
 
     Ground truths are compared in blocks of at most `BLOCK_IOUS` overlaps, and blocks after the last valid ground truth
     are skipped: 280k anchors need some 20 MiB, and time for the ground truths that there are. No gradient passes.
     """
+    if low_quality not in ("reassign", "keep", "none"):
+        raise ValueError(f"low_quality={low_quality!r} is unknown; choose one of reassign, keep, none")
     gt_boxes, candidates = jax.lax.stop_gradient((gt_boxes, candidates))
     total, num_candidates = gt_boxes.shape[0], candidates.shape[0]
     if total == 0:
@@ -82,9 +87,9 @@ def match(
         block_index = start + iou.argmax(axis=0).astype(jnp.int32)
         better = block_iou > best_iou
         best_iou, best_index = jnp.where(better, block_iou, best_iou), jnp.where(better, block_index, best_index)
-        if low_quality:
+        if low_quality != "none":
             largest = iou.max(axis=1, keepdims=True)
-            forced = (iou == largest) & (largest >= threshold) & valid[:, None]
+            forced = (iou == largest) & (largest >= threshold) & (largest > 0) & valid[:, None]
             numbers = start + jnp.arange(block, dtype=jnp.int32)[:, None]
             forced_index = jnp.maximum(forced_index, jnp.where(forced, numbers, -1).max(axis=0))
         return best_iou, best_index, forced_index
@@ -100,7 +105,7 @@ def match(
     kind = jnp.where(iou >= positive_iou, POSITIVE, jnp.where(iou < negative_iou, NEGATIVE, IGNORED))
     forced = forced_index >= 0
     kind = jnp.where(forced, POSITIVE, kind).astype(jnp.int32)
-    return Matches(jnp.where(forced, forced_index, index), kind, iou)
+    return Matches(jnp.where(forced, forced_index, index) if low_quality == "reassign" else index, kind, iou)
 
 
 def sample(key: PRNGKeyArray, kind: Int[Array, "A"], num: int, positive_fraction: float) -> Samples:

@@ -6,7 +6,7 @@ turns them into one weight matrix an axis and multiplies densely.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -21,14 +21,17 @@ FINEST_SCALE = 56.0
 """Half the side of a square box, in pixels, that is pooled from the second level (FPN's 224 on its third)."""
 CHUNK_ELEMENTS = 2**25
 """Intermediate values of the einsum form at a time, over all images."""
+UNROLLED_TAPS = 4
+"""Taps an axis, up to which the gather form is unrolled: those of sampling ratio 2."""
 
 
 class _Axis(NamedTuple):
     """Samples of each RoI along one axis, in cells of its level."""
 
     position: jax.Array  # [B, R, S, n], inside the level
-    inside: jax.Array  # bool [B, R, S, n], False where the sample lay more than a cell outside and counts as zero
+    weight: jax.Array  # [B, R, S, n], in the mean; 0 for a sample that lay more than a cell outside, or is none
     size: jax.Array  # int32 [B, R], cells of the level
+    sparse: jax.Array | None  # bool [B, R], True where samples lie more than a cell apart; None for a fixed number
 
 
 class _Taps(NamedTuple):
@@ -40,10 +43,10 @@ class _Taps(NamedTuple):
     column_weights: jax.Array  # [B, R, S, T]
 
 
-def roi_levels(boxes: Float[Array, "*batch 4"], num_levels: int) -> Int32[jax.Array, "*batch"]:
-    """Pyramid level of each box: floor(log2(sqrt(area) / 56)), limited to 0..num_levels - 1."""
+def roi_levels(boxes: Float[Array, "*batch 4"], num_levels: int, epsilon: float = 1e-6) -> Int32[jax.Array, "*batch"]:
+    """Pyramid level of each box: floor(log2(sqrt(area) / 56 + epsilon)), limited to 0..num_levels - 1."""
     scale = jnp.sqrt(box_ops.area(boxes))
-    level = jnp.floor(jnp.log2(scale / FINEST_SCALE + 1e-6))
+    level = jnp.floor(jnp.log2(scale / FINEST_SCALE + epsilon))
     return jnp.clip(level, 0, num_levels - 1).astype(jnp.int32)
 
 
@@ -55,6 +58,9 @@ def roi_align(
     sampling_ratio: int = 2,
     aligned: bool = True,
     method: str = "auto",
+    *,
+    max_sampling_ratio: int = 8,
+    level_epsilon: float = 1e-6,
 ) -> Float[jax.Array, "B R {output_size} {output_size} D"]:
     """Features of each box, pooled from its level to `output_size` cells a side.
 
@@ -67,15 +73,18 @@ def roi_align(
         boxes: in pixels of the padded image; boxes of no area give finite features.
         strides: pixels per cell of each level.
         output_size: cells a side of the result, S.
-        sampling_ratio: samples a side in each cell of the result.
+        sampling_ratio: samples a side in each cell of the result; 0 is one for each feature cell that a side of the
+            cell has or begins, as MMDetection and Detectron2 do.
         aligned: shifts samples by half a feature cell (MMDetection, Detectron2); False is torchvision's older rule, by
             which a box also has at least one feature cell a side.
         method: "gather", "einsum" (both exact), or "auto": einsum on TPUs, where gathers are dear, gather elsewhere.
-            On two CPU cores gather took 3 ms forward and 18 ms backward, einsum 110 and 80, for 8 images of 128x128
-            pixels with 64 RoIs and 64 channels; 3 and 24 against 280 and 270 for one of 512x512 with 128 and 256.
+        max_sampling_ratio: most samples a side for `sampling_ratio` 0, where shapes have to be static. It is exact for
+            boxes of up to `max_sampling_ratio * output_size` feature cells a side; beyond, as many cells as that,
+            evenly spaced, are averaged.
+        level_epsilon: see `roi_levels`.
 
     Raises:
-        ValueError: for an unknown method, or another number of strides than of levels.
+        ValueError: for an unknown method, another number of strides than of levels, or no samples.
     """
     if len(features) != len(strides):
         raise ValueError(f"roi_align: {len(features)} levels of features but {len(strides)} strides; give one each")
@@ -83,28 +92,38 @@ def roi_align(
         method = "einsum" if jax.default_backend() == "tpu" else "gather"
     if method not in _METHODS:
         raise ValueError(f"roi_align: unknown method {method!r}; choose one of {', '.join(_METHODS)} or auto")
+    if sampling_ratio < 0 or (sampling_ratio or max_sampling_ratio) < 1:
+        raise ValueError(f"roi_align: sampling_ratio={sampling_ratio}, {max_sampling_ratio=}: there are no samples")
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes))
-    levels = roi_levels(boxes, len(features))  # [B, R]
-    rows, columns = _sample_axes(features, boxes, levels, strides, output_size, sampling_ratio, aligned)
+    levels = roi_levels(boxes, len(features), level_epsilon)  # [B, R]
+    corners = boxes / jnp.asarray(strides, boxes.dtype)[levels][..., None] - (0.5 if aligned else 0.0)
+
+    def axis(side, dimension):
+        size = jnp.asarray([level.shape[dimension] for level in features], jnp.int32)[levels]
+        length = corners[..., side + 2] - corners[..., side]
+        length = length if aligned else jnp.maximum(length, 1)
+        samples = (sampling_ratio,) if sampling_ratio else (max_sampling_ratio, True)
+        return _sample_axis(corners[..., side], length, size, output_size, *samples)
+
+    rows, columns = axis(1, 1), axis(0, 2)
     return _METHODS[method](features, levels, rows, columns)
 
 
-def _sample_axes(features, boxes, levels, strides, output_size, sampling_ratio, aligned) -> tuple[_Axis, _Axis]:
-    corners = boxes / jnp.asarray(strides, boxes.dtype)[levels][..., None] - (0.5 if aligned else 0.0)
-    cells = jnp.arange(output_size, dtype=boxes.dtype)[:, None]
-    points = (jnp.arange(sampling_ratio, dtype=boxes.dtype) + 0.5) / sampling_ratio
-
-    def axis(start, end, sizes):
-        length = end - start if aligned else jnp.maximum(end - start, 1)
-        size = jnp.asarray(sizes, jnp.int32)[levels]
-        position = start[..., None, None] + (cells + points) * (length / output_size)[..., None, None]  # [B, R, S, n]
-        limit = size[..., None, None]
-        inside = (position >= -1) & (position <= limit)
-        return _Axis(jnp.clip(position, 0, limit - 1), inside, size)
-
-    rows = axis(corners[..., 1], corners[..., 3], [level.shape[1] for level in features])
-    columns = axis(corners[..., 0], corners[..., 2], [level.shape[2] for level in features])
-    return rows, columns
+def _sample_axis(start, length, size, output_size, samples, adaptive=False) -> _Axis:
+    """Sample positions of boxes [B, R] that start at `start`, all in cells of their level of `size` cells."""
+    cell = length / output_size
+    count = jnp.clip(jnp.ceil(cell), 0, samples) if adaptive else jnp.full_like(cell, samples)
+    number = jnp.arange(samples, dtype=start.dtype)
+    points = (number + 0.5) / jnp.maximum(count, 1)[..., None, None]  # [B, R, 1, n]
+    cells = jnp.arange(output_size, dtype=start.dtype)[:, None]
+    position = start[..., None, None] + (cells + points) * cell[..., None, None]  # [B, R, S, n]
+    sparse = cell > samples if adaptive else None
+    if adaptive:
+        position = jnp.where(sparse[..., None, None], jnp.round(position), position)
+    limit = size[..., None, None]
+    counted = (position >= -1) & (position <= limit) & (number < count[..., None, None])
+    weight = counted / jnp.maximum(count, 1)[..., None, None]
+    return _Axis(jnp.clip(position, 0, limit - 1), weight.astype(start.dtype), size, sparse)
 
 
 def _gather(features, levels, rows, columns):
@@ -123,25 +142,40 @@ def _gather(features, levels, rows, columns):
 
 
 def _axis_taps(axis: _Axis):
-    """The two cells beside each sample with their weights, over the number of samples: [B, R, S, 2 n] each."""
-    low = jnp.floor(axis.position)
-    part = axis.position - low
-    low = low.astype(jnp.int32)
-    high = jnp.minimum(low + 1, axis.size[..., None, None] - 1)
-    weight = axis.inside / axis.position.shape[-1]
-    weights = jnp.concatenate([(1 - part) * weight, part * weight], axis=-1)
-    return jnp.concatenate([low, high], axis=-1), weights.astype(axis.position.dtype)
+    """Cells that each output cell reads along one axis, and their weights: [B, R, S, T] each."""
+    low = jnp.floor(axis.position).astype(jnp.int32)
+    last = axis.size[..., None, None] - 1
+    if axis.sparse is None:  # the two cells beside each sample
+        part = axis.position - low
+        cells = jnp.concatenate([low, jnp.minimum(low + 1, last)], axis=-1)
+        return cells, jnp.concatenate([(1 - part) * axis.weight, part * axis.weight], axis=-1)
+    # Samples at most a cell apart touch neighbouring cells, two more than they are; others stand on cells themselves.
+    sparse = axis.sparse[..., None, None]
+    window = low[..., :1] + jnp.arange(axis.position.shape[-1] + 2)
+    distance = jnp.abs(axis.position[..., None] - window[..., None, :])  # [B, R, S, n, T]
+    weights = (jnp.maximum(1 - distance, 0) * axis.weight[..., None]).sum(-2)
+    two_more = ((0, 0),) * 3 + ((0, 2),)
+    cells = jnp.where(sparse, jnp.pad(low, two_more), jnp.minimum(window, last))
+    return cells, jnp.where(sparse, jnp.pad(axis.weight, two_more), weights)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pool(flat, taps: _Taps, num_cells: int):
-    """Weighted sums of feature cells, [num_cells, D] -> [B, R, S, S, D]; unrolled, so that it fuses to one loop."""
+    """Weighted sums of feature cells, [num_cells, D] -> [B, R, S, S, D].
+
+    A few taps are unrolled, so that they fuse to one loop; many would be long in compiling.
+    """
     num_taps = taps.rows.shape[-1]
-    total = 0
-    for i in range(num_taps):
-        for j in range(num_taps):
-            cells, weights = _tap(taps, i, j)
-            total += weights * flat.at[cells].get(mode="promise_in_bounds")
+
+    def add(number, total):
+        cells, weights = _tap(taps, number // num_taps, number % num_taps)
+        return total + weights * flat.at[cells].get(mode="promise_in_bounds")
+
+    start = add(0, 0)
+    if num_taps <= UNROLLED_TAPS:
+        total = reduce(lambda total, number: add(number, total), range(1, num_taps**2), start)
+    else:
+        total = jax.lax.fori_loop(1, num_taps**2, add, start)
     return total.astype(flat.dtype)
 
 
@@ -212,8 +246,7 @@ def _einsum_chunk(features, levels, rows, columns):
 def _axis_weights(axis: _Axis, size: int):
     """Bilinear weights as a matrix [B, R, S, size]: a sample gives each cell one minus their distance."""
     distance = jnp.abs(axis.position[..., None] - jnp.arange(size))  # [B, R, S, n, size]
-    weights = jnp.maximum(1 - distance, 0) * axis.inside[..., None]
-    return weights.mean(axis=-2)
+    return (jnp.maximum(1 - distance, 0) * axis.weight[..., None]).sum(axis=-2)
 
 
 _METHODS = {"gather": _gather, "einsum": _einsum}

@@ -54,8 +54,10 @@ class ModelDefinition:
         self._templates = trainable, fixed
 
     def _is_trainable(self, path: tuple, value: Any) -> bool:
-        frozen = path[0] == "backbone" and frozen_path(path[1:], self.config.model.frozen_stages)
-        return isinstance(value, nnx.Param) and not frozen
+        model = self.config.model
+        frozen = path[0] == "backbone" and frozen_path(path[1:], model.frozen_stages)
+        stored = "norm" in path and model.norm == "frozen_batch" and not model.norm_trained
+        return isinstance(value, nnx.Param) and not (frozen or stored)
 
     def merge(self, trainable: dict, fixed: dict) -> Detector:
         """The detector with these arrays in it."""

@@ -16,8 +16,8 @@ from rog_jax.losses import accumulate_counts, gap_loss
 from rog_jax.losses.normaliser import normaliser
 from rog_jax.models.box_head import box_loss
 from rog_jax.models.detector import Detector, TrainOutputs, image_keys
-from rog_jax.models.mask_head import mask_loss
-from rog_jax.models.rpn import rpn_losses
+from rog_jax.models.mask_head import mask_loss, mask_targets
+from rog_jax.models.rpn import rpn_losses, rpn_targets
 from rog_jax.training.optimizer import Schedule
 from rog_jax.training.state import AXIS, ModelDefinition, TrainState, state_specs
 
@@ -49,8 +49,7 @@ def compute_losses(
     logits = outputs.logits.reshape(len(labels), -1)  # [N, Q]
     rows = normaliser((labels >= 0).sum(), AXIS)
 
-    losses = rpn_losses(
-        outputs.rpn,
+    targets = rpn_targets(
         batch.boxes,
         batch.labels,
         batch.image_size,
@@ -58,8 +57,8 @@ def compute_losses(
         batch.image.shape[1:3],
         config.rpn,
         image_keys(jax.random.fold_in(key, RPN_KEY), batch.index),
-        AXIS,
     )
+    losses = rpn_losses(outputs.rpn, targets, batch.index, config.rpn, AXIS)
     losses["cls"], loss_state = model.loss(logits, labels, None, memory.loss, axis_name=AXIS)
     counts_axis = AXIS if loss.gap.counts_scope == "global" else None
     counts = accumulate_counts(memory.class_counts[0], labels, axis_name=counts_axis)
@@ -67,9 +66,9 @@ def compute_losses(
         ranked = counts if loss.gap.omega == "online" else offline_counts
         positives = len(batch.image) * outputs.rois.positives
         losses["gap"] = ranking_loss(model.loss.foreground_logits(logits), labels, ranked, loss.gap, positives)
-    losses["box"] = box_loss(outputs.deltas, outputs.rois, batch.boxes, config.roi, rows)
+    losses["box"] = box_loss(outputs.deltas, outputs.rois, batch.boxes, model.num_classes, config.roi, rows)
     if outputs.mask_logits is not None:
-        losses["mask"] = _mask_loss(outputs, batch, model.num_classes)
+        losses["mask"] = _mask_loss(outputs, batch, model.num_classes, config.roi.mask_targets)
     return losses, LossMemory(counts[None], loss_state)
 
 
@@ -99,21 +98,17 @@ def ranking_loss(
     )
 
 
-def _mask_loss(outputs: TrainOutputs, batch: Batch, num_classes: int) -> Float[Array, ""]:
+def _mask_loss(outputs: TrainOutputs, batch: Batch, num_classes: int, kind: str) -> Float[Array, ""]:
     count = outputs.rois.positives
     labels = outputs.rois.labels[:, :count]
     matched = outputs.rois.matched[:, :count]
     positive = ((labels >= 0) & (labels < num_classes)).reshape(-1)
     masks = jax.vmap(lambda masks, index: masks[index])(batch.masks, matched)  # [B, P, 112, 14]
     boxes = jax.vmap(lambda boxes, index: boxes[index])(batch.boxes, matched)
-    return mask_loss(
-        outputs.mask_logits.reshape(-1, *outputs.mask_logits.shape[2:]),
-        masks.reshape(-1, *masks.shape[2:]),
-        boxes.reshape(-1, 4),
-        outputs.rois.boxes[:, :count].reshape(-1, 4),
-        positive,
-        normaliser(positive.sum(), AXIS),
-    )
+    logits = outputs.mask_logits.reshape(-1, *outputs.mask_logits.shape[2:])
+    rois = outputs.rois.boxes[:, :count].reshape(-1, 4)
+    targets = mask_targets(masks.reshape(-1, *masks.shape[2:]), boxes.reshape(-1, 4), rois, logits.shape[-1], kind)
+    return mask_loss(logits, targets, positive, normaliser(positive.sum(), AXIS))
 
 
 def make_train_step(

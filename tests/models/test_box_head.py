@@ -13,6 +13,7 @@ from tests.tiny import NUM_CLASSES, tiny_config
 
 ROI = FrozenConfigDict(tiny_config().roi)  # 16 samples, of which at most 4 are positives
 TRUTHS, PROPOSALS = 6, 30
+SMALL = FrozenConfigDict({**tiny_config().roi, "hidden": 8})
 
 
 def random_boxes(rng, *shape: int) -> np.ndarray:
@@ -48,7 +49,7 @@ def naive_assignment(image):
     Proposals are assigned first; then each ground truth joins as a positive of its own.
     """
     proposals, valid, boxes, labels, index = (x[image] for x in scene())
-    matched, kind, _ = ops.match(boxes, labels >= 0, np.where(valid[:, None], proposals, 0), 0.5, 0.5, True, 0.5)
+    matched, kind, _ = ops.match(boxes, labels >= 0, np.where(valid[:, None], proposals, 0), 0.5, 0.5, "reassign", 0.5)
     candidates = np.concatenate([boxes, proposals])
     truth = np.concatenate([np.arange(TRUTHS), matched])
     positive = np.concatenate([np.ones(TRUTHS, bool), kind == 1])
@@ -104,19 +105,21 @@ def test_samples_follow_the_key_alone():
     assert (a.boxes != c.boxes).any()
 
 
-def test_box_loss_equals_naive():
+@pytest.mark.parametrize(("sets", "beta"), [(NUM_CLASSES, 0.0), (1, 0.5)])
+def test_box_loss_equals_naive(sets, beta):
     rng = np.random.default_rng(1)
     rois = sample(ROI)
     boxes = scene()[2]
-    deltas = rng.standard_normal((4, rois.positives, NUM_CLASSES, 4)).astype(np.float32)
+    deltas = rng.standard_normal((4, rois.positives, sets, 4)).astype(np.float32)
     got = box_loss(
         jnp.asarray(deltas),
         SampledRoIs(*(jnp.asarray(x) for x in rois[:3]), rois.positives),
         jnp.asarray(boxes),
-        ROI,
+        NUM_CLASSES,
+        FrozenConfigDict({**ROI, "smooth_l1_beta": beta}),
         jnp.float32(37),
     )
-    expected = reference.box_loss(deltas, *rois[:3], boxes, ROI.box_stds, 37)
+    expected = reference.box_loss(deltas, *rois[:3], boxes, ROI.box_stds, 37, NUM_CLASSES, beta)
     assert expected > 0
     np.testing.assert_allclose(got, expected, rtol=2e-5)
 
@@ -153,7 +156,7 @@ def test_detections_equal_the_naive_pipeline(pre_nms, threshold):
 @pytest.mark.parametrize(("name", "columns"), [("sigmoid_ce", NUM_CLASSES + 1), ("softmax_ce", NUM_CLASSES + 1)])
 def test_head_is_two_layers_then_two_linear_ones(name, columns):
     loss = classification_loss(name, num_classes=NUM_CLASSES)
-    head = BoxHead(2 * 2 * 3, 8, NUM_CLASSES, loss, dtype=jnp.float32, rngs=ParameterDraws(0))
+    head = BoxHead(2 * 2 * 3, NUM_CLASSES, loss, SMALL, dtype=jnp.float32, rngs=ParameterDraws(0))
     np.testing.assert_array_equal(head.classifier.bias[...], np.broadcast_to(np.float32(loss.bias_init), columns))
     pooled = np.random.default_rng(0).standard_normal((2, 4, 2, 2, 3)).astype(np.float32)
     embedding = head.embed(jnp.asarray(pooled))
@@ -173,4 +176,49 @@ def test_a_loss_that_wants_another_predictor_is_refused():
         predictor, weight_init, bias_init, num_outputs = "cosine", ("normal", 0.01), 0.0, 3
 
     with pytest.raises(ValueError, match="no cosine predictor"):
-        BoxHead(4, 4, 2, Cosine(), dtype=jnp.float32, rngs=ParameterDraws(0))
+        BoxHead(4, 2, Cosine(), SMALL, dtype=jnp.float32, rngs=ParameterDraws(0))
+
+
+def test_class_agnostic_deltas_serve_every_class():
+    loss = classification_loss("softmax_ce", num_classes=NUM_CLASSES)
+    settings = FrozenConfigDict({**SMALL, "class_agnostic_boxes": True})
+    head = BoxHead(4, NUM_CLASSES, loss, settings, dtype=jnp.float32, rngs=ParameterDraws(0))
+    assert head.regress(jnp.ones((3, 8))).shape == (3, 1, 4)
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.1, 1, (1, 6, NUM_CLASSES)).astype(np.float32)
+    one_set = rng.normal(0, 0.5, (1, 6, 1, 4)).astype(np.float32)
+    arrays = random_boxes(rng, 1, 6), np.ones((1, 6), bool), np.float32([[64, 64]])
+    test = FrozenConfigDict(tiny_config().test)
+    detections = [
+        detect(jnp.asarray(scores), jnp.asarray(deltas), *map(jnp.asarray, arrays), ROI.box_stds, test)
+        for deltas in (one_set, one_set.repeat(NUM_CLASSES, axis=2))
+    ]
+    for got, want in zip(*detections, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_small_boxes_are_no_detections():
+    scores = jnp.full((1, 2, NUM_CLASSES), 0.5)
+    proposals = jnp.asarray([[[0, 0, 20, 20], [30, 30, 34, 50.0]]])
+    deltas = jnp.zeros((1, 2, 1, 4))
+    arrays = jnp.ones((1, 2), bool), jnp.asarray([[64, 64.0]])
+    for min_size, rows in ((-1.0, 2), (5.0, 1)):
+        test = FrozenConfigDict({**tiny_config().test, "min_size": min_size})
+        _, _, labels = detect(scores, deltas, proposals, *arrays, ROI.box_stds, test)
+        assert int((labels >= 0).sum()) == rows * NUM_CLASSES
+
+
+def test_normed_classifier_is_the_scaled_cosine_plus_bias():
+    loss = classification_loss("softmax_ce", num_classes=NUM_CLASSES)
+    settings = FrozenConfigDict({**SMALL, "predictor": "normed"})
+    head = BoxHead(4, NUM_CLASSES, loss, settings, dtype=jnp.bfloat16, rngs=ParameterDraws(0))
+    head.classifier.bias[...] = np.arange(NUM_CLASSES + 1, dtype=np.float32)
+    embedding = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    embedding[2] = 0
+    logits = head.classify(jnp.asarray(embedding))
+    for row, column in np.ndindex(logits.shape):
+        x, weight = embedding[row].astype(float), np.asarray(head.classifier.kernel[...])[:, column].astype(float)
+        cosine = (x / (np.linalg.norm(x) + 1e-6)) @ (weight / (np.linalg.norm(weight) + 1e-6))
+        np.testing.assert_allclose(logits[row, column], 20 * cosine + column, rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda x: head.classify(x).sum())(jnp.asarray(embedding))
+    assert jnp.isfinite(gradient).all()

@@ -29,8 +29,8 @@ def naive_conv_norm(layer, x, stride=1):
     return reference.conv2d(x, layer.conv.kernel[...], 0, stride) * scale + norm.bias[...] - norm.mean[...] * scale
 
 
-def naive_resnet(model, x):
-    """Block by block from the figures of the paper; the stride stands in the first 3x3 convolution."""
+def naive_resnet(model, x, stride_in_1x1=False):
+    """Block by block from the figures of the paper."""
     x = reference.max_pool(reference.relu(naive_conv_norm(model.stem, x, 2)))
     features = []
     for level, stage in enumerate(model.stages):
@@ -38,8 +38,9 @@ def naive_resnet(model, x):
             stride = 2 if level > 0 and index == 0 else 1
             residual = x if block.shortcut is None else naive_conv_norm(block.shortcut, x, stride)
             if hasattr(block, "conv3"):
-                x = reference.relu(naive_conv_norm(block.conv1, x))
-                x = reference.relu(naive_conv_norm(block.conv2, x, stride))
+                first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+                x = reference.relu(naive_conv_norm(block.conv1, x, first))
+                x = reference.relu(naive_conv_norm(block.conv2, x, second))
                 x = naive_conv_norm(block.conv3, x)
             else:
                 x = reference.relu(naive_conv_norm(block.conv1, x, stride))
@@ -49,9 +50,10 @@ def naive_resnet(model, x):
     return features
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_features_equal_the_naive_network(depth):
-    model = ResNet(depth, width=4, norm="frozen_batch", dtype=jnp.float32, rngs=ParameterDraws(0))
+@pytest.mark.parametrize(("depth", "stride_in_1x1"), [(18, False), (50, False), (50, True)])
+def test_features_equal_the_naive_network(depth, stride_in_1x1):
+    kwargs = {"stride_in_1x1": stride_in_1x1, "dtype": jnp.float32, "rngs": ParameterDraws(0)}
+    model = ResNet(depth, width=4, norm="frozen_batch", **kwargs)
     rng = np.random.default_rng(1)
     for _, module in nnx.iter_modules(model):
         if hasattr(module, "var"):
@@ -59,7 +61,7 @@ def test_features_equal_the_naive_network(depth):
             module.var[...] = rng.uniform(1, 3, module.var.shape).astype(np.float32)
             module.bias[...] = rng.normal(0, 0.2, module.bias.shape).astype(np.float32)
     x = rng.standard_normal((1, 32, 64, 3)).astype(np.float32)
-    for got, want in zip(jax.jit(model)(x), naive_resnet(model, x), strict=True):
+    for got, want in zip(jax.jit(model)(x), naive_resnet(model, x, stride_in_1x1), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
@@ -68,8 +70,14 @@ def test_unknown_depth_is_named():
         ResNet(20, norm="group", dtype=jnp.float32, rngs=ParameterDraws(0))
 
 
-def test_max_pool_equals_naive():
-    x = np.random.default_rng(0).standard_normal((2, 6, 8, 3)).astype(np.float32) - 5  # below 0: padding never wins
+def test_stride_in_1x1_needs_a_1x1():
+    with pytest.raises(ValueError, match="ResNet-18 has no 1x1"):
+        ResNet(18, stride_in_1x1=True, norm="group", dtype=jnp.float32, rngs=ParameterDraws(0))
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_max_pool_equals_naive(size):
+    x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32) - 5  # below 0: padding never wins
     np.testing.assert_array_equal(max_pool(jnp.asarray(x)), reference.max_pool(x).astype(np.float32))
 
 
@@ -83,6 +91,15 @@ def test_frozen_path_takes_the_stem_and_the_first_stages(stages, frozen):
     for path in paths:
         part = "stem" if path[0] == "stem" else path[1]
         assert frozen_path(path, stages) == (part in frozen), path
+
+
+def test_blue_comes_first_where_the_weights_want_it():
+    image = np.random.default_rng(0).integers(0, 256, (1, 2, 3, 3)).astype(np.uint8)
+    mean, std = (120.0, 110.0, 100.0), (1.0, 2.0, 4.0)
+    result = normalise_image(jnp.asarray(image), jnp.asarray([[2, 3.0]]), mean, std, jnp.float32, order="bgr")
+    np.testing.assert_allclose(result, (image[..., ::-1] - np.array(mean)) / np.array(std), rtol=1e-6)
+    with pytest.raises(ValueError, match="pixel_order='gbr'"):
+        normalise_image(jnp.asarray(image), jnp.asarray([[2, 3.0]]), mean, std, jnp.float32, order="gbr")
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

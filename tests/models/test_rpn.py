@@ -8,7 +8,7 @@ from ml_collections import FrozenConfigDict
 
 from rog_jax.models.fpn import STRIDES
 from rog_jax.models.layers import ParameterDraws
-from rog_jax.models.rpn import RPNHead, RPNOutputs, anchors_inside, propose, rpn_losses
+from rog_jax.models.rpn import RPNHead, RPNOutputs, anchors_inside, propose, rpn_losses, rpn_targets
 from rog_jax.ops.anchors import make_anchors
 from tests.reference import models as reference
 from tests.tiny import tiny_config
@@ -69,7 +69,7 @@ def test_anchors_inside_are_those_of_the_image_padded_to_32_pixels():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_proposals_equal_the_naive_pipeline(seed):
     outputs = head_outputs(seed)
-    boxes, valid = propose_jit(outputs, jnp.asarray(SIZES))
+    boxes, _, valid = propose_jit(outputs, jnp.asarray(SIZES))
     assert boxes.shape == (len(SIZES), PROPOSALS, 4)
     for image, size in enumerate(SIZES):
         logits, deltas = ([np.asarray(level[image]) for level in part] for part in outputs)
@@ -80,11 +80,23 @@ def test_proposals_equal_the_naive_pipeline(seed):
         assert not valid[image][len(expected) :].any()
 
 
+@pytest.mark.parametrize("changes", [{"proposals_per_level": 4}, {"min_size": 40.0}])
+def test_a_level_gives_at_most_its_share_and_boxes_too_small_none(changes):
+    outputs, size = head_outputs(0), SIZES[0]
+    settings = FrozenConfigDict({**SETTINGS, **changes})
+    boxes, _, valid = propose(outputs, jnp.asarray(SIZES), SHAPE, settings, pre_nms=PRE_NMS, proposals=PROPOSALS)
+    logits, deltas = ([np.asarray(level[0]) for level in part] for part in outputs)
+    counts = PRE_NMS, SETTINGS.nms_iou, PROPOSALS, settings.proposals_per_level, settings.min_size
+    expected = reference.propose(logits, deltas, ANCHORS, naive_inside(size), size, *counts)
+    assert int(valid[0].sum()) == len(expected) < PROPOSALS
+    np.testing.assert_allclose(boxes[0][: len(expected)], expected, rtol=1e-4, atol=1e-3)
+
+
 def test_fewer_boxes_than_slots_leave_empty_slots():
     outputs = RPNOutputs([x[:, :3] for x in head_outputs(0).logits], [x[:, :3] for x in head_outputs(0).deltas])
     shape, size = (4, 4), jnp.full((len(SIZES), 2), 4.0)
     few = jax.jit(lambda outputs, size: propose(outputs, size, shape, SETTINGS, pre_nms=5, proposals=20))
-    boxes, valid = few(outputs, size)
+    boxes, _, valid = few(outputs, size)
     assert boxes.shape == (len(SIZES), 20, 4)
     assert (valid.sum(axis=1) <= 15).all()
     assert valid.any(axis=1).all()
@@ -102,7 +114,9 @@ def test_proposals_do_not_depend_on_cells_of_the_padding():
         propose_jit(changed, jnp.asarray(SIZES)), propose_jit(outputs, jnp.asarray(SIZES)), strict=True
     ):
         np.testing.assert_array_equal(got[1], want[1])
-        assert (np.asarray(got[0]) == np.asarray(want[0])).all() == (got.ndim == 2)  # the first image fills the shape
+        assert (np.asarray(got[0]) == np.asarray(want[0])).all() == (
+            got.dtype == bool
+        )  # the first image fills the shape
 
 
 def truths():
@@ -116,7 +130,8 @@ def truths():
 
 @partial(jax.jit, static_argnames="settings")
 def losses_jit(outputs, boxes, labels, sizes, index, keys, settings):
-    return rpn_losses(outputs, boxes, labels, sizes, index, SHAPE, settings, keys)
+    targets = rpn_targets(boxes, labels, sizes, index, SHAPE, settings, keys)
+    return rpn_losses(outputs, targets, index, settings)
 
 
 def losses(outputs, boxes, labels, index, sizes, settings, seed=0):
@@ -125,8 +140,9 @@ def losses(outputs, boxes, labels, index, sizes, settings, seed=0):
 
 
 @pytest.mark.parametrize("with_objects", [True, False])
-def test_losses_equal_the_naive_ones_where_every_anchor_is_drawn(with_objects):
-    settings = FrozenConfigDict({**SETTINGS, "samples": 10_000, "positive_fraction": 1.0})
+@pytest.mark.parametrize("beta", [0.0, 1 / 9])
+def test_losses_equal_the_naive_ones_where_every_anchor_is_drawn(with_objects, beta):
+    settings = FrozenConfigDict({**SETTINGS, "samples": 10_000, "positive_fraction": 1.0, "smooth_l1_beta": beta})
     outputs, (boxes, labels, index) = head_outputs(3), truths()
     sizes = np.float32([[64, 96], [40, 50], [64, 96]])  # the last takes part in nothing by its index alone
     if not with_objects:
@@ -135,9 +151,23 @@ def test_losses_equal_the_naive_ones_where_every_anchor_is_drawn(with_objects):
     logits, deltas = (np.concatenate([np.asarray(level) for level in part], axis=1) for part in outputs)
     inside = [np.concatenate(naive_inside(size)) for size in sizes]
     iou = settings.positive_iou, settings.negative_iou
-    expected = reference.rpn_losses(logits, deltas, np.concatenate(ANCHORS), inside, boxes, labels, index, *iou)
+    expected = reference.rpn_losses(logits, deltas, np.concatenate(ANCHORS), inside, boxes, labels, index, *iou, beta)
     np.testing.assert_allclose([got["rpn_cls"], got["rpn_box"]], expected, rtol=2e-5)
     assert (got["rpn_box"] > 0) == with_objects
+
+
+def test_detectron2s_losses_are_divided_by_the_number_of_samples_planned():
+    boxes, labels, index = truths()
+    drawn = {**SETTINGS, "samples": 10_000, "positive_fraction": 1.0}
+    by_drawn, by_planned = (
+        losses(head_outputs(3), boxes, labels, index, SIZES, FrozenConfigDict({**drawn, "loss_divisor": name}))
+        for name in ("sampled", "samples")
+    )
+    keys = jax.random.split(jax.random.key(0), len(SIZES))
+    arrays = (jnp.asarray(x) for x in (boxes, labels, SIZES, index))
+    count = int((rpn_targets(*arrays, SHAPE, FrozenConfigDict(drawn), keys).kind >= 0).sum())
+    for name in ("rpn_cls", "rpn_box"):  # of three images, the third is padding
+        np.testing.assert_allclose(by_planned[name] * 2 * 10_000, by_drawn[name] * count, rtol=1e-5)
 
 
 def test_losses_are_divided_by_the_number_drawn_and_follow_the_key():

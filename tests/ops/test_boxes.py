@@ -13,12 +13,12 @@ STDS = (0.1, 0.1, 0.2, 0.2)
 iou_jit, encode_jit, decode_jit = (
     jax.jit(pairwise_iou),
     jax.jit(encode, static_argnums=2),
-    jax.jit(decode, static_argnums=2),
+    jax.jit(decode, static_argnums=2, static_argnames="clamp"),
 )
 
 
 @given(a=boxes(6), b=boxes(9), scale=st.sampled_from([1.0, 1e-2, 1e6]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_iou_equals_twin(a, b, scale):
     a, b = a * np.float32(scale), b * np.float32(scale)
     got = np.asarray(iou_jit(a, b))
@@ -33,18 +33,23 @@ def test_iou_of_touching_boxes_is_zero_and_of_equal_ones_is_one():
 
 
 @given(a=boxes(9), b=boxes(9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_encode_equals_twin(a, b):
     want = [reference.encode(x, y, STDS) for x, y in zip(a.astype(float), b.astype(float), strict=True)]
     np.testing.assert_allclose(encode_jit(a, b, STDS), want, rtol=1e-4, atol=1e-4)
 
 
-@given(references=boxes(9), seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_decode_equals_twin(references, seed):
-    deltas = np.random.default_rng(seed).normal(0, 15, (9, 4)).astype(np.float32)
-    want = [reference.decode(x, y, STDS) for x, y in zip(deltas, references.astype(float), strict=True)]
-    np.testing.assert_allclose(decode_jit(deltas, references, STDS), want, rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("clamp", ["both", "above"])
+def test_decode_equals_twin(clamp):
+    @given(references=boxes(9), seed=st.integers(0, 1000))
+    @settings(max_examples=100, deadline=None)
+    def check(references, seed):
+        deltas = np.random.default_rng(seed).normal(0, 15, (9, 4)).astype(np.float32)
+        wide = references.astype(float)
+        want = [reference.decode(x, y, STDS, clamp=clamp) for x, y in zip(deltas, wide, strict=True)]
+        np.testing.assert_allclose(decode_jit(deltas, references, STDS, clamp=clamp), want, rtol=1e-4, atol=1e-3)
+
+    check()
 
 
 def test_decode_inverts_encode():
@@ -58,6 +63,14 @@ def test_decode_bounds_the_growth_of_a_side():
     box = jnp.array([0.0, 0.0, 16.0, 16.0])
     grown = decode(jnp.array([0.0, 0.0, 50.0, -50.0]), box)
     np.testing.assert_allclose(grown, [8 - 500, 8 - 0.128, 8 + 500, 8 + 0.128], rtol=1e-4)
+
+
+def test_sides_may_shrink_by_any_factor_where_only_growth_is_bounded():
+    shrunk = decode(jnp.array([0.0, 0.0, -8.0, 50.0]), jnp.array([0.0, 0.0, 16.0, 16.0]), clamp="above")
+    np.testing.assert_allclose(shrunk[2] - shrunk[0], 16 * np.exp(-8), rtol=1e-3)
+    np.testing.assert_allclose(shrunk[3] - shrunk[1], 1000, rtol=1e-4)
+    with pytest.raises(ValueError, match="clamp='below'"):
+        decode(jnp.zeros(4), jnp.zeros(4), clamp="below")
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e5])

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from rog_jax.ops.boxes import decode, encode
-from rog_jax.ops.masks import crop_masks
+from rog_jax.ops.masks import crop_masks, roi_align_masks
 from rog_jax.ops.matching import match, sample, sample_mask
 from rog_jax.ops.nms import class_nms
 from rog_jax.ops.roi_align import roi_align
@@ -23,22 +23,24 @@ def features_of(image):
     return [level, level[:, ::2, ::2]]
 
 
-def pool(image, method):
+def pool(image, method, ratio=2):
     def loss(image):
-        return (roi_align(features_of(image), image[None], (4, 8), 7, method=method) ** 2).sum()
+        return (roi_align(features_of(image), image[None], (4, 8), 7, ratio, method=method) ** 2).sum()
 
     return jax.grad(loss)(image)
 
 
 OPS = {  # each takes the boxes [40, 4] of an image
     "boxes": lambda image: decode(encode(image, image[::-1]), image),
-    "match": lambda image: match(image[:5], image[:5, 0] > 10, image, 0.7, 0.3, True),
+    "match": lambda image: match(image[:5], image[:5, 0] > 10, image, 0.7, 0.3, "reassign"),
     "sample": lambda image: sample(jax.random.key(image[0, 0].astype(int)), KIND, 16, 0.25),
     "sample_mask": lambda image: sample_mask(jax.random.key(image[0, 0].astype(int)), KIND, 16, 0.25),
     "nms": lambda image: class_nms(image, KIND, image[:, 0] > 10, 0.5, tile=16, max_keep=10),
     "topk": lambda image: top_k_large(image.reshape(-1), 7),
     "gather": partial(pool, method="gather"),
     "einsum": partial(pool, method="einsum"),
+    "adaptive": partial(pool, method="gather", ratio=0),
+    "whole_masks": lambda image: roi_align_masks(jnp.full((40, 24, 4), 183, jnp.uint8), image, 7),
     "crop_masks": lambda image: crop_masks(jnp.full((40, 112, 14), 183, jnp.uint8), image, image[::-1]),
 }
 

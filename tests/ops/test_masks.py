@@ -1,7 +1,13 @@
+from functools import partial
+
 import jax
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rog_jax.ops.masks import crop_masks, unpack_masks
+from rog_jax.ops.masks import crop_masks, roi_align_masks, unpack_masks
+from tests.ops.strategies import boxes
 from tests.reference import ops as reference
 
 M = 112
@@ -31,6 +37,45 @@ def test_crop_equals_twin():
     assert clear.mean() > 0.95
     np.testing.assert_array_equal(got[clear], shares[clear] > 0.5)
     assert 0.3 < got.mean() < 0.7
+
+
+def test_soft_crop_is_the_share_of_the_cell():
+    rng = np.random.default_rng(2)
+    masks = blobs(rng, 4)
+    truths = np.tile(np.float32([[10, 20, 122, 76]]), (4, 1))
+    rois = (truths + rng.uniform(-9, 9, (4, 4))).astype(np.float32)
+    got = crop_masks(np.packbits(masks, axis=-1), truths, rois, 14, soft=True)
+    want = [reference.crop_mask(*one, 14) for one in zip(masks, truths, rois, strict=True)]
+    np.testing.assert_allclose(got, want, atol=0.03)  # the twin counts 64 x 64 points a cell
+    assert len(np.unique(got)) > 50
+
+
+HEIGHT, WIDTH, SIZE = 24, 40, 5
+
+
+@partial(jax.jit, static_argnames="aligned")
+def align_masks(packed, rois, aligned):
+    return roi_align_masks(packed, rois, SIZE, aligned=aligned)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_roi_align_of_whole_masks_equals_twin(aligned):
+    @given(rois=boxes(6, side=32), seed=st.integers(0, 10**6))
+    @settings(max_examples=60, deadline=None)
+    def check(rois, seed):
+        masks = np.random.default_rng(seed).random((6, HEIGHT, WIDTH)) < 0.5
+        want = [reference.roi_align_mask(mask, roi, SIZE, aligned) for mask, roi in zip(masks, rois, strict=True)]
+        np.testing.assert_allclose(align_masks(np.packbits(masks, axis=-1), rois, aligned), want, atol=1e-5)
+
+    check()
+
+
+def test_roi_align_of_whole_masks_gives_mmdetections_targets(shared):
+    golden = np.load(shared / "golden" / "mmdet_maskrcnn_r50.npz")
+    index, count = golden["train/pos_gt_index"], len(golden["train/pos_gt_index"])
+    shares = roi_align_masks(golden["train/gt_masks_packed"][index], golden["train/sampled_boxes"][:count], 28)
+    want = np.unpackbits(golden["train/mask_targets_packed"], axis=-1)[..., :28]
+    np.testing.assert_array_equal(np.asarray(shares) >= 0.5, want)
 
 
 def test_crop_of_its_own_box_and_outside():

@@ -14,7 +14,7 @@ from tests.ops.strategies import boxes, masks
 from tests.reference import ops as reference
 
 TRUTHS, CANDIDATES = 5, 23
-RPN = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality": True}
+RPN = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality": "reassign"}
 
 
 @pytest.fixture(params=[1, 2, 100], ids="block of {}".format)
@@ -33,17 +33,19 @@ def match_jit(gt_boxes, gt_valid, candidates, block, **options):
     "options",
     [
         {**RPN, "min_positive_iou": None},
-        {"positive_iou": 0.5, "negative_iou": 0.25, "low_quality": True, "min_positive_iou": 0.125},
-        {"positive_iou": 0.5, "negative_iou": 0.5, "low_quality": False, "min_positive_iou": None},
+        {"positive_iou": 0.5, "negative_iou": 0.25, "low_quality": "reassign", "min_positive_iou": 0.125},
+        {"positive_iou": 0.5, "negative_iou": 0.5, "low_quality": "none", "min_positive_iou": None},
+        {**RPN, "low_quality": "keep", "min_positive_iou": 0.0},
     ],
-    ids=["rpn", "low", "roi"],
+    ids=["rpn", "low", "roi", "keep"],
 )
 def test_match_equals_twin(block, options):
     @given(gt_boxes=boxes(TRUTHS), gt_valid=masks(TRUTHS), candidates=boxes(CANDIDATES))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=60, deadline=None)
     def check(gt_boxes, gt_valid, candidates):
         got = match_jit(gt_boxes, gt_valid, candidates, block, **options)
-        minimum = options["min_positive_iou"] or options["negative_iou"]
+        minimum = options["min_positive_iou"]
+        minimum = options["negative_iou"] if minimum is None else minimum
         want = reference.match(gt_boxes, gt_valid, candidates, *list(options.values())[:3], minimum)
         for got_part, want_part in zip(got, want, strict=True):
             np.testing.assert_array_equal(got_part, want_part)
@@ -56,6 +58,27 @@ def test_match_without_ground_truth_is_all_negative():
     for truths in (0, 3):
         matches = match(jnp.zeros((truths, 4)), jnp.zeros(truths, bool), candidates, **RPN)
         np.testing.assert_array_equal(matches.kind, [0, 0])
+
+
+def test_kept_candidates_stay_with_the_truth_they_overlap_most():
+    """The first candidate is the best of the second truth, which it overlaps less than the first."""
+    truths = jnp.array([[0.0, 0, 10, 10], [8, 0, 18, 10]])
+    candidates = jnp.array([[1.0, 0, 11, 10], [0, 0, 10, 10]])
+    for low_quality, index in (("keep", [0, 0]), ("reassign", [1, 0])):
+        matches = match(truths, jnp.ones(2, bool), candidates, 0.9, 0.3, low_quality, 0.0)
+        np.testing.assert_array_equal(matches.kind, [1, 1])
+        np.testing.assert_array_equal(matches.index, index)
+
+
+def test_a_truth_that_overlaps_nothing_forces_nothing():
+    truths, candidates = jnp.array([[50.0, 50, 60, 60]]), jnp.array([[0.0, 0, 10, 10]])
+    for low_quality in ("keep", "reassign"):
+        assert int(match(truths, jnp.ones(1, bool), candidates, 0.7, 0.3, low_quality, 0.0).kind[0]) == 0
+
+
+def test_unknown_low_quality_is_refused():
+    with pytest.raises(ValueError, match="low_quality='all'"):
+        match(jnp.zeros((1, 4)), jnp.ones(1, bool), jnp.zeros((1, 4)), 0.7, 0.3, "all")
 
 
 def test_match_of_all_anchors_holds_a_few_blocks():

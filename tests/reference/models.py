@@ -71,15 +71,15 @@ def anchors_inside(size, shape, strides, per_cell):
     return levels
 
 
-def propose(logits, deltas, anchors, inside, size, pre_nms, nms_iou, proposals):
+def propose(logits, deltas, anchors, inside, size, pre_nms, nms_iou, proposals, per_level=0, min_size=0.0):
     """One image; lists of levels. Boxes, best first."""
     found = []
     for level_logits, level_deltas, level_anchors, level_inside in zip(logits, deltas, anchors, inside, strict=True):
         usable = np.flatnonzero(level_inside)
         order = usable[np.argsort(-level_logits[usable], kind="stable")][:pre_nms]
         boxes = [clip(ops.decode(level_deltas[a], level_anchors[a], UNIT_STDS), size) for a in order]
-        valid = np.array([box[2] > box[0] and box[3] > box[1] for box in boxes], bool)
-        kept = np.flatnonzero(ops.nms(boxes, np.zeros(len(boxes)), valid, nms_iou))[:proposals]
+        valid = np.array([box[2] - box[0] > min_size and box[3] - box[1] > min_size for box in boxes], bool)
+        kept = np.flatnonzero(ops.nms(boxes, np.zeros(len(boxes)), valid, nms_iou))[: per_level or proposals]
         found += [(level_logits[order[k]], boxes[k]) for k in kept]
     found.sort(key=lambda entry: -entry[0])
     return np.array([box for _, box in found[:proposals]]).reshape(-1, 4)
@@ -89,7 +89,13 @@ def cross_entropy(logit, target):
     return np.logaddexp(0, -logit) if target else np.logaddexp(0, logit)
 
 
-def rpn_losses(logits, deltas, anchors, inside, boxes, labels, index, positive_iou, negative_iou):
+def smooth_l1(difference, beta):
+    """Sum over the deltas; 0 is plain L1."""
+    size = np.abs(difference)
+    return sum(0.5 * d * d / beta if d < beta else d - 0.5 * beta for d in size)
+
+
+def rpn_losses(logits, deltas, anchors, inside, boxes, labels, index, positive_iou, negative_iou, beta=0.0):
     """All images, levels joined: [B, A], [B, A, 4], [A, 4]; every anchor that is positive or negative counts."""
     classification, regression, count = 0.0, 0.0, 0
     for b in range(len(logits)):
@@ -102,17 +108,18 @@ def rpn_losses(logits, deltas, anchors, inside, boxes, labels, index, positive_i
             classification += cross_entropy(logits[b, a], kind[a])
             if kind[a] == 1:
                 wanted = ops.encode(boxes[b, truth[a]], anchors[a], UNIT_STDS)
-                regression += np.abs(deltas[b, a] - wanted).sum()
+                regression += smooth_l1(deltas[b, a] - wanted, beta)
     return classification / count, regression / count
 
 
-def box_loss(deltas, rois, labels, matched, gt_boxes, stds, rows):
-    """deltas [B, P, C, 4]; rois, labels, matched of at least P slots."""
+def box_loss(deltas, rois, labels, matched, gt_boxes, stds, rows, num_classes, beta=0.0):
+    """deltas [B, P, C or 1, 4]; rois, labels, matched of at least P slots."""
     total = 0.0
     for b, p in np.ndindex(deltas.shape[:2]):
         label = labels[b, p]
-        if 0 <= label < deltas.shape[2]:
-            total += np.abs(deltas[b, p, label] - ops.encode(gt_boxes[b, matched[b, p]], rois[b, p], stds)).sum()
+        if 0 <= label < num_classes:
+            own = deltas[b, p, label if deltas.shape[2] > 1 else 0]
+            total += smooth_l1(own - ops.encode(gt_boxes[b, matched[b, p]], rois[b, p], stds), beta)
     return total / rows
 
 
@@ -120,7 +127,8 @@ def detect(scores, deltas, proposals, valid, size, stds, score_threshold, pre_nm
     """One image: lists of boxes, scores and labels, best first."""
     pairs = [(r, c) for r, c in np.ndindex(scores.shape) if valid[r] and scores[r, c] > np.float32(score_threshold)]
     pairs = sorted(pairs, key=lambda pair: -scores[pair])[:pre_nms]
-    boxes = [clip(ops.decode(deltas[r, c], proposals[r], stds), size) for r, c in pairs]
+    sets = deltas.shape[1]
+    boxes = [clip(ops.decode(deltas[r, c if sets > 1 else 0], proposals[r], stds), size) for r, c in pairs]
     labels = np.array([c for _, c in pairs], int)
     kept = np.flatnonzero(ops.nms(boxes, labels, np.ones(len(pairs), bool), nms_iou))[:max_detections]
     return [boxes[k] for k in kept], [scores[pairs[k]] for k in kept], labels[kept]

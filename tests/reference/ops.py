@@ -28,19 +28,20 @@ def encode(box, reference, stds):
     return np.array(moves + scales) / np.array(stds)
 
 
-def decode(delta, reference, stds, max_ratio=1000 / 16):
+def decode(delta, reference, stds, max_ratio=1000 / 16, clamp="both"):
     delta = np.array(delta, np.float64) * np.array(stds)
     box = np.zeros(4)
     for i in range(2):
         side = reference[i + 2] - reference[i]
         centre = (reference[i] + reference[i + 2]) / 2 + delta[i] * side
-        side *= math.exp(min(max(delta[i + 2], -math.log(max_ratio)), math.log(max_ratio)))
+        least = -math.log(max_ratio) if clamp == "both" else -math.inf
+        side *= math.exp(min(max(delta[i + 2], least), math.log(max_ratio)))
         box[i], box[i + 2] = centre - side / 2, centre + side / 2
     return box
 
 
 def match(gt_boxes, gt_valid, candidates, positive_iou, negative_iou, low_quality, min_positive_iou):
-    """MaxIoUAssigner, candidate by candidate and then truth by truth."""
+    """Candidate by candidate, then truth by truth: "reassign" is MaxIoUAssigner, "keep" Detectron2's Matcher."""
     count = len(candidates)
     overlaps = pairwise_iou(gt_boxes, candidates)
     index, kind, best = np.zeros(count, int), np.zeros(count, int), np.zeros(count, np.float32)
@@ -49,12 +50,14 @@ def match(gt_boxes, gt_valid, candidates, positive_iou, negative_iou, low_qualit
             if overlaps[g, a] > best[a]:
                 index[a], best[a] = g, overlaps[g, a]
         kind[a] = 1 if best[a] >= np.float32(positive_iou) else 0 if best[a] < np.float32(negative_iou) else -1
-    if low_quality:
+    if low_quality != "none":
         for g in np.flatnonzero(gt_valid):
             largest = overlaps[g].max()
-            if largest >= np.float32(min_positive_iou):
+            if largest > 0 and largest >= np.float32(min_positive_iou):
                 taken = overlaps[g] == largest
-                index[taken], kind[taken] = g, 1
+                kind[taken] = 1
+                if low_quality == "reassign":
+                    index[taken] = g
     return index, kind, best
 
 
@@ -71,6 +74,25 @@ def nms(boxes, labels, valid, threshold):
 def top_k(x, k):
     order = np.argsort(-x, kind="stable")[:k]
     return x[order], order
+
+
+def anchors(image_shape, strides, scale, ratios, rounding, offset, strides_from):
+    """Box by box."""
+    levels = []
+    for stride in strides:
+        rows, columns = (math.ceil(side / stride) for side in image_shape)
+        step_y, step_x = (stride, stride)
+        if strides_from == "image":
+            step_y, step_x = image_shape[0] // rows, image_shape[1] // columns
+        found = []
+        for row, column, ratio in ((y, x, ratio) for y in range(rows) for x in range(columns) for ratio in ratios):
+            width, height = scale * stride / math.sqrt(ratio), scale * stride * math.sqrt(ratio)
+            corners = np.array([-width / 2, -height / 2, width / 2, height / 2])
+            corners = np.round(corners) if rounding else corners
+            x, y = (column + offset) * step_x, (row + offset) * step_y
+            found.append(corners + np.array([x, y, x, y]))
+        levels.append(np.array(found))
+    return levels
 
 
 def roi_level(box, num_levels):
@@ -92,7 +114,17 @@ def bilinear(feature, y, x):
     return (1 - dy) * above + dy * below
 
 
-def roi_align(features, boxes, strides, size, ratio, aligned):
+def roi_samples(start, length, size, ratio, most):
+    """Places of the samples in each of `size` cells, along one axis: a list of lists."""
+    cell = length / size
+    count = ratio or min(max(math.ceil(cell), 0), most)
+    places = [[start + (i + (k + 0.5) / count) * cell for k in range(count)] for i in range(size)]
+    if ratio == 0 and cell > most:
+        places = [[float(np.round(place)) for place in cell_places] for cell_places in places]
+    return places
+
+
+def roi_align(features, boxes, strides, size, ratio, aligned, most=8):
     """features: one [B, H, W, D] a level, float64; boxes [B, R, 4]."""
     batch, rois = boxes.shape[:2]
     result = np.zeros((batch, rois, size, size, features[0].shape[-1]))
@@ -100,10 +132,22 @@ def roi_align(features, boxes, strides, size, ratio, aligned):
         level = roi_level(boxes[b, r], len(features))
         x1, y1, x2, y2 = boxes[b, r].astype(np.float64) / strides[level] - (0.5 if aligned else 0)
         width, height = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
-        for i, j, m, n in np.ndindex(size, size, ratio, ratio):
-            y = y1 + (i + (m + 0.5) / ratio) * height / size
-            x = x1 + (j + (n + 0.5) / ratio) * width / size
-            result[b, r, i, j] += bilinear(features[level][b], y, x) / ratio**2
+        rows, columns = roi_samples(y1, height, size, ratio, most), roi_samples(x1, width, size, ratio, most)
+        for i, j in np.ndindex(size, size):
+            samples = [bilinear(features[level][b], y, x) for y in rows[i] for x in columns[j]]
+            result[b, r, i, j] = np.mean(samples, axis=0) if samples else 0
+    return result
+
+
+def roi_align_mask(mask, roi, size, aligned):
+    """One mask [H, W] of a whole image, as a feature map of stride 1 without a bound of the samples."""
+    x1, y1, x2, y2 = roi.astype(np.float64) - (0.5 if aligned else 0)
+    width, height = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
+    rows, columns = (roi_samples(start, length, size, 0, 10**6) for start, length in ((y1, height), (x1, width)))
+    result = np.zeros((size, size))
+    for i, j in np.ndindex(size, size):
+        samples = [bilinear(mask[..., None].astype(float), y, x)[0] for y in rows[i] for x in columns[j]]
+        result[i, j] = np.mean(samples) if samples else 0
     return result
 
 
