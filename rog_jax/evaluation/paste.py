@@ -37,16 +37,24 @@ def paste_crop(
     height: int,
     width: int,
     threshold: float = 0.5,
+    method: str = "detectron2",
 ) -> tuple[Bool[np.ndarray, "h w"], int, int]:
     """The part of a pasted mask that its box covers: the mask [h, w] and the image's row and column of its corner.
 
     A pixel has the value of the map at its centre, interpolated between the centres of the map's cells; the map is zero
-    outside the box. This is Detectron2's sub-pixel pasting at any threshold of 0.5 or more.
+    outside the box. This is Detectron2's and MMDetection's sub-pixel pasting at any threshold of 0.5 or more. The
+    method "torchvision" is that project's: the map, framed by zeros, is resized to whole pixels.
+
+    Raises:
+        ValueError: unknown method.
     """
+    if method not in _METHODS:
+        raise ValueError(f"paste_crop: method={method!r} is unknown; choose one of {', '.join(_METHODS)}")
+    neighbours = _METHODS[method]
     x1, y1, x2, y2 = (float(edge) for edge in box)
     framed = np.pad(probabilities.astype(np.float64), 1)  # [M + 2, M + 2]
-    top, upper, lower_weight = _neighbours(y1, y2, height, probabilities.shape[0])
-    left, before, after_weight = _neighbours(x1, x2, width, probabilities.shape[0])
+    top, upper, lower_weight = neighbours(y1, y2, height, probabilities.shape[0])
+    left, before, after_weight = neighbours(x1, x2, width, probabilities.shape[0])
     # No matrix product: on arrays of this size its threads cost more than they save.
     rows = _interpolate(framed, upper, lower_weight)  # [h, M + 2]
     values = _interpolate(rows.T, before, after_weight)  # [w, h], the layout that run lengths are read from
@@ -66,6 +74,22 @@ def _neighbours(
     position = (centres - start) / (stop - start) * cells + 0.5  # in cells of the framed map
     before = np.clip(np.floor(position).astype(np.int64), 0, cells)
     return first, before, position - before
+
+
+def _neighbours_of_whole_pixels(
+    start: float, stop: float, size: int, cells: int
+) -> tuple[int, Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The same by torchvision: the box, enlarged as its framed map is, is cut to whole pixels, the last included."""
+    centre, half = (start + stop) / 2, (stop - start) / 2 * (cells + 2) / cells
+    first, last = int(centre - half), int(centre + half)
+    length = max(last - first + 1, 1)
+    pixels = np.arange(max(first, 0), min(first + length, size))
+    position = np.clip((pixels - first + 0.5) * (cells + 2) / length - 0.5, 0, cells + 1)  # in cells of the framed map
+    before = np.minimum(position.astype(np.int64), cells)
+    return min(max(first, 0), size), before, position - before
+
+
+_METHODS = {"detectron2": _neighbours, "torchvision": _neighbours_of_whole_pixels}
 
 
 def _interpolate(

@@ -262,7 +262,7 @@ def _training_arrays(
 ) -> Arrays:
     losses, gradients = run.losses_and_gradients()
     ours = golden_arrays.loss_arrays(losses, family.losses)
-    ours |= golden_arrays.gradient_arrays(gradients, places, family.losses)
+    ours |= golden_arrays.gradient_arrays(gradients, places, family.losses, file)
     ours |= family.training(run.training(), file, anchors_a_level)
     ours["train/frozen"] = np.setdiff1d([name for name in places if _learns(places[name])], ours["trained"])
     return ours

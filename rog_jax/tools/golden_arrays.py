@@ -89,17 +89,22 @@ def loss_arrays(losses: dict[str, float], names: Mapping[str, str]) -> Arrays:
     return arrays | {"train/loss/total": np.asarray(sum(losses.values()))}
 
 
-def gradient_arrays(gradients: dict[str, dict], places: Mapping[str, tuple], names: Mapping[str, str]) -> Arrays:
+def gradient_arrays(
+    gradients: dict[str, dict], places: Mapping[str, tuple], names: Mapping[str, str], reference: Reference
+) -> Arrays:
     """The norm of each parameter's gradient, under the name of the tensor that the parameter came from.
 
     Args:
         gradients: trees by loss, "total" among them.
         places: path in the tree of each tensor; those of no trained parameter are left out.
         names: our losses by theirs.
+        reference: the file, which may list the tensors in an order of its own.
     """
     norms = {loss: {name: norm_at(tree, path) for name, path in places.items()} for loss, tree in gradients.items()}
     trained = sorted(name for name, norm in norms["total"].items() if norm is not None)
     rows = sorted(names)
+    order = {str(name): number for number, name in enumerate(reference.get("train/grad_norm_by_loss_columns", ()))}
+    trained.sort(key=lambda name: order.get(name, len(order)))
     return {
         **{f"train/grad_norm/{name}": np.asarray(norms["total"][name]) for name in trained},
         "train/grad_norm_by_loss_rows": np.asarray(rows),
