@@ -3,12 +3,12 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from rog_jax.data import check_categories, load_lvis
+from rog_jax.data import Annotations, check_categories, load_lvis
 from rog_jax.data.loader import eval_loader
 from rog_jax.evaluation.inference import ResultPaths, run_inference
 from rog_jax.evaluation.lvis import evaluate_lvis
@@ -16,20 +16,38 @@ from rog_jax.evaluation.pictures import save_pictures
 from rog_jax.evaluation.results_file import iter_records
 from rog_jax.evaluation.summary import format_table, write_metrics, write_per_class
 from rog_jax.evaluation.truth import Truth, load_truth
-from rog_jax.training.checkpoint import Checkpoints
+from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
+from rog_jax.training.initial import InitialWeights, load_initial, with_settings
 from rog_jax.training.optimizer import create_optimizer
-from rog_jax.training.state import ModelDefinition, create_state, data_mesh
+from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 
 logger = logging.getLogger(__name__)
+
+
+class EvaluatedModel(NamedTuple):
+    """A model with its arrays, ready to predict.
+
+    Attributes:
+        config: with what the weights need.
+        definition: of the model.
+        state: its arrays on the devices.
+        facts: what the figures' file says of it.
+    """
+
+    config: ConfigDict
+    definition: ModelDefinition
+    state: TrainState
+    facts: dict[str, Any]
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = None) -> dict[str, Any]:
     """Runs a checkpoint on the validation images and evaluates its detections.
 
     Args:
-        config: the recipe that the run was trained with; its `data.val_*` and `test` sections may differ.
+        config: the recipe that the run was trained with; its `data.val_*` and `test` sections may differ. With
+            `init_from` and no checkpoint in the folder, the imported detector is evaluated as its own project does.
         workdir: folder of the run.
         step: of the checkpoint; the newest if None.
 
@@ -42,20 +60,14 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
         ValueError: the annotations lack what evaluation needs, such as an object's area.
     """
     workdir = Path(workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    about = checkpoints.about(step)
     annotations = load_lvis(config.data.val_json, config.data.val_images)
-    check_categories(annotations, about["category_ids"])
     truth = load_truth(config.data.val_json)  # what it lacks should be said before the inference, not after hours of it
-    config = config.copy_and_resolve_references()
-    config.model.num_classes = config.model.num_classes or annotations.num_classes
-    mesh = data_mesh()
-    check_config(config, mesh.size)
-    definition = ModelDefinition(config)
-    optimizer = create_optimizer(config.optim, lambda step: 0.0)
-    state = checkpoints.restore(create_state(definition, optimizer, mesh), step)
-    checkpoints.close()
-    predict = make_predict_step(definition, mesh)
+    if config.init_from and not (workdir / "checkpoints").is_dir():
+        model = imported_model(config, annotations.num_classes)
+    else:
+        model = trained_model(config, workdir, annotations, step)
+    config, mesh = model.config, data_mesh()
+    predict = make_predict_step(model.definition, mesh)
     batches = eval_loader(
         annotations,
         config.data,
@@ -65,7 +77,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     )
     started = time.perf_counter()
     results = run_inference(
-        lambda batch: predict(state, to_devices(batch, mesh)),
+        lambda batch: predict(model.state, to_devices(batch, mesh)),
         batches,
         annotations,
         workdir / "eval",
@@ -78,11 +90,53 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
         return {}
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
     pictures = save_pictures(annotations, *results, workdir / "eval", count=config.test.pictures)
-    facts = {"step": int(jax.device_get(state.step)), **{key: about[key] for key in ("commit", "jax", "devices")}}
-    metrics = write_figures(config, truth, results, workdir / "eval", facts)
+    metrics = write_figures(config, truth, results, workdir / "eval", model.facts)
     if pictures:
         print(f"pictures: {pictures[0].parent} ({len(pictures)})")
     return metrics
+
+
+def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None) -> EvaluatedModel:
+    """The model of a run's checkpoint."""
+    checkpoints = Checkpoints(workdir, read_only=True)
+    about = checkpoints.about(step)
+    check_categories(annotations, about["category_ids"])
+    config = with_settings(config, about.get("conventions") or {}, str(workdir))
+    config.model.num_classes = config.model.num_classes or annotations.num_classes
+    definition, state = _fresh(config)
+    state = checkpoints.restore(state, step)
+    checkpoints.close()
+    facts = {"step": int(jax.device_get(state.step)), **{key: about[key] for key in ("commit", "jax", "devices")}}
+    return EvaluatedModel(config, definition, state, facts)
+
+
+def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
+    """The detector of `config.init_from`, with all of its own project's settings.
+
+    Raises:
+        CheckpointError: it has no heads, or for another number of categories than the annotations.
+    """
+    initial = load_initial(config.init_from)
+    classes = initial.settings["model"].get("num_classes")
+    if classes != num_classes:
+        found = "no heads" if classes is None else f"heads for {classes} categories"
+        remedy = "; torchvision's COCO detectors want --coco-91-to-80 when imported" if classes == 90 else ""
+        raise CheckpointError(
+            f"{config.init_from} has {found}, and the annotations have {num_classes} categories: train it on them "
+            f"first (train.py --config.init_from){remedy}"
+        )
+    config = with_settings(config, initial.settings, config.init_from, everything=True)
+    definition, state = _fresh(config, initial)
+    return EvaluatedModel(config, definition, state, {"imported": initial.about})
+
+
+def _fresh(config: ConfigDict, initial: InitialWeights | None = None) -> tuple[ModelDefinition, TrainState]:
+    mesh = data_mesh()
+    check_config(config, mesh.size)
+    definition = ModelDefinition(config)
+    if initial is not None:
+        definition.start_from(initial.parameters, config.init_from)
+    return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
 
 
 def evaluate_results(config: ConfigDict, results_json: str | Path, workdir: str | Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.config import check_config
+from rog_jax.training.initial import InitialWeights, load_initial, with_settings
 from rog_jax.training.log import MetricsWatch, RunLog
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
@@ -44,6 +45,8 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     workdir.mkdir(parents=True, exist_ok=True)
 
     mesh = data_mesh()
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
+    config, initial = with_initial(config, checkpoints)
     check_config(config, mesh.size)
 
     ### Data.
@@ -55,6 +58,8 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     ### Model.
     definition = ModelDefinition(config)
+    if initial is not None and checkpoints.latest() is None:
+        definition.start_from(initial.parameters, config.init_from)
     schedule = learning_rate(config.optim, config.train.batch_size, milestones)
     optimizer = create_optimizer(config.optim, schedule)
     state = create_state(definition, optimizer, mesh)
@@ -62,7 +67,6 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     step_fn = make_train_step(definition, optimizer, schedule, mesh, offline_counts)
 
     ### Resume.
-    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     if checkpoints.latest() is not None:
         check_categories(annotations, checkpoints.about()["category_ids"])
         state = checkpoints.restore(state)
@@ -72,7 +76,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             f"{workdir} has been trained for {start} steps, and the config asks for {steps}: raise config.train.steps "
             "or config.train.epochs, or use another --workdir"
         )
-    about = describe_run(config, annotations)
+    about = describe_run(config, annotations) | {"conventions": initial and initial.settings}
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(about, indent=1))
     logger.info("training from step %d to %d on %d devices", start, steps, mesh.size)
@@ -119,6 +123,24 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         log.close()
         checkpoints.close()
     return state
+
+
+def with_initial(config: ConfigDict, checkpoints: Checkpoints) -> tuple[ConfigDict, InitialWeights | None]:
+    """The config with the conventions of the weights that the run starts, or once started, from, and those weights.
+
+    A resumed run finds the conventions in its own checkpoint: the folder of the weights may be gone.
+
+    Raises:
+        CheckpointError: `config.init_from` is no folder of imported weights, or of another ResNet.
+    """
+    if checkpoints.latest() is not None:
+        settings = checkpoints.about().get("conventions")
+        initial = None if settings is None else InitialWeights({}, settings, {})
+    else:
+        initial = load_initial(config.init_from) if config.init_from else None
+    if initial is None:
+        return config, None
+    return with_settings(config, initial.settings, config.init_from or "the checkpoint"), initial
 
 
 def with_num_classes(config: ConfigDict, annotations: Annotations) -> ConfigDict:

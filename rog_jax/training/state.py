@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rog_jax.models.detector import Detector
 from rog_jax.models.resnet import frozen_path
+from rog_jax.training.initial import overwritten
 
 AXIS = "data"
 """The one axis of the device mesh: images are spread over it, everything else is on all devices."""
@@ -50,7 +51,7 @@ class ModelDefinition:
         self.loss = model.loss
         self._graph, trainable, fixed = nnx.split(model, self._is_trainable, ...)
         self.initial = nnx.to_pure_dict(trainable), nnx.to_pure_dict(fixed)
-        """Freshly drawn trainable and fixed arrays, a function of `config.train.seed` alone (NumPy)."""
+        """Trainable and fixed arrays before the first step (NumPy): drawn as `config.train.seed` says, or imported."""
         self._templates = trainable, fixed
 
     def _is_trainable(self, path: tuple, value: Any) -> bool:
@@ -58,6 +59,14 @@ class ModelDefinition:
         frozen = path[0] == "backbone" and frozen_path(path[1:], model.frozen_stages)
         stored = "norm" in path and model.norm == "frozen_batch" and not model.norm_trained
         return isinstance(value, nnx.Param) and not (frozen or stored)
+
+    def start_from(self, parameters: dict, source: str) -> None:
+        """Puts imported parameters in the place of the freshly drawn ones; `source` names them in messages.
+
+        Raises:
+            CheckpointError: they are of another architecture.
+        """
+        self.initial = overwritten(self.initial, parameters, source)
 
     def merge(self, trainable: dict, fixed: dict) -> Detector:
         """The detector with these arrays in it."""
@@ -73,7 +82,7 @@ def filled(template: nnx.State, arrays: dict) -> nnx.State:
 
 
 def create_state(definition: ModelDefinition, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, a function of `config.train.seed` alone, placed on the mesh."""
+    """The state before the first step, placed on the mesh."""
     config = definition.config
     trainable, fixed = definition.initial
     rows = mesh.size if config.loss.gap.counts_scope == "device" else 1

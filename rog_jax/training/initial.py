@@ -1,0 +1,205 @@
+"""Weights to start from: written by `rog_jax.tools.import_weights`, taken by `config.init_from`."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from rog_jax.training.checkpoint import CheckpointError
+
+logger = logging.getLogger(__name__)
+Tree = dict[str, Any]
+Settings = dict[str, dict[str, Any]]
+
+CONVENTIONS = {
+    "model": (
+        "width",
+        "norm",
+        "stride_in_1x1",
+        "pixel_order",
+        "pixel_mean",
+        "pixel_std",
+        "fpn_channels",
+        "fpn_extra_level",
+        "box_clamp",
+    ),
+    "rpn": ("anchor_scale", "ratios", "anchor_rounding", "anchor_offset", "anchor_strides", "box_stds"),
+    "roi": (
+        "box_pool",
+        "mask_pool",
+        "aligned",
+        "level_epsilon",
+        "box_stds",
+        "class_agnostic_boxes",
+        "class_agnostic_masks",
+        "hidden",
+        "mask_channels",
+        "mask_convs",
+    ),
+}
+"""What a network's weights mean depends on these; a run that starts from weights takes them over. Losses, samples,
+thresholds and the points of RoIAlign stay the recipe's."""
+HEADS = ("box_head/classifier/", "box_head/deltas/", "mask_head/weight", "mask_head/bias")
+"""Arrays that depend on the number of categories: left fresh where a recipe has another."""
+
+
+class InitialWeights(NamedTuple):
+    """Imported weights.
+
+    Attributes:
+        parameters: nested dicts of a detector's arrays, or of a part of it.
+        settings: sections of a config, all that the checkpoint's own project fixes.
+        about: where they came from.
+    """
+
+    parameters: Tree
+    settings: Settings
+    about: dict[str, Any]
+
+
+def save_initial(folder: str | Path, initial: InitialWeights, *, overwrite: bool = False) -> None:
+    """Writes weights as an Orbax checkpoint, whole or not at all.
+
+    Raises:
+        CheckpointError: the folder is not empty, and is none of ours or `overwrite` is not set.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and any(folder.iterdir()):
+        if not (overwrite and (folder / "parameters").is_dir() and (folder / "about").is_dir()):
+            remedy = "add --overwrite" if (folder / "parameters").is_dir() else "choose another folder"
+            raise CheckpointError(f"{folder} is not empty: {remedy}")
+    elif folder.exists():
+        folder.rmdir()
+    about = {"settings": initial.settings, "about": initial.about}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            folder,
+            args=ocp.args.Composite(
+                parameters=ocp.args.PyTreeSave(_with_text_keys(initial.parameters)), about=ocp.args.JsonSave(about)
+            ),
+            force=overwrite,
+        )
+
+
+def load_initial(folder: str | Path) -> InitialWeights:
+    """Weights that `save_initial` wrote.
+
+    Raises:
+        CheckpointError: the folder is missing or of another kind.
+    """
+    folder = Path(folder).absolute()
+    if not (folder / "parameters").is_dir() or not (folder / "about").is_dir():
+        raise CheckpointError(
+            f"config.init_from: {folder} holds no imported weights; write them with "
+            "python -m rog_jax.tools.import_weights FILE --to DIR"
+        )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        about = checkpointer.restore(folder, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        tree = checkpointer.item_metadata(folder)["parameters"].tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restore = ocp.args.Composite(parameters=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        parameters = checkpointer.restore(folder, args=restore)["parameters"]
+    return InitialWeights(_with_number_keys(parameters), about["settings"], about["about"])
+
+
+def with_settings(config: ConfigDict, settings: Settings, source: str, *, everything: bool = False) -> ConfigDict:
+    """A copy of the config with a checkpoint's conventions; each setting that changes is logged.
+
+    Args:
+        config: a recipe with its overrides.
+        settings: of the weights.
+        source: where they come from, for the log.
+        everything: also losses, thresholds and sample numbers, so that a detector gives its own project's detections;
+            else only what the weights' meaning depends on.
+
+    Raises:
+        CheckpointError: the backbone's depth is another.
+    """
+    config = config.copy_and_resolve_references()
+    depth = settings.get("model", {}).get("depth", config.model.depth)
+    if depth != config.model.depth and not everything:
+        raise CheckpointError(
+            f"{source} holds a ResNet-{depth}, and config.model.depth is {config.model.depth}: use the recipe of that "
+            f"depth, or --config.model.depth={depth}"
+        )
+    for section, values in settings.items():
+        for name, value in values.items():
+            if everything or name in CONVENTIONS.get(section, ()):
+                _set(config[section], section, name, value, source)
+    return config
+
+
+def _set(section: ConfigDict, path: str, name: str, value: Any, source: str) -> None:
+    value = tuple(value) if isinstance(value, list) else value
+    before = section[name]
+    if value != before:
+        logger.info("config.%s.%s: %s -> %s, from %s", path, name, before, value, source)
+        section[name] = value
+
+
+def overwritten(fresh: tuple[Tree, Tree], parameters: Tree, source: str) -> tuple[Tree, Tree]:
+    """Fresh trainable and fixed arrays, with those that imported weights have in their place.
+
+    Raises:
+        CheckpointError: an array has another shape, and not because of another number of categories.
+    """
+    imported = _flat(parameters)
+    taken, left = set(), []
+
+    def replace(tree: Tree, prefix: str = "") -> Tree:
+        result = {}
+        for key, value in tree.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, dict):
+                result[key] = replace(value, f"{path}/")
+            elif path in imported and _fits(path, imported[path], value, source):
+                result[key] = np.asarray(imported[path], np.float32)
+                taken.add(path)
+            else:
+                result[key] = value
+                left.append(path)
+        return result
+
+    trees = replace(fresh[0]), replace(fresh[1])
+    unused = sorted(imported.keys() - taken)
+    logger.info("%d arrays from %s; %d start fresh: %s", len(taken), source, len(left), _parts(left))
+    if unused:
+        logger.info("%d arrays of %s have no place in this model: %s", len(unused), source, _parts(unused))
+    return trees
+
+
+def _fits(path: str, imported: np.ndarray, fresh: np.ndarray, source: str) -> bool:
+    if imported.shape == fresh.shape:
+        return True
+    if path.startswith(HEADS):
+        return False
+    raise CheckpointError(
+        f"{path} is {list(imported.shape)} in {source} and {list(fresh.shape)} in this config's model: the recipe "
+        "describes another architecture"
+    )
+
+
+def _parts(paths: list[str]) -> str:
+    """The modules that the arrays belong to, in short."""
+    return ", ".join(sorted({"/".join(path.split("/")[:2]) for path in paths})) or "none"
+
+
+def _flat(tree: Tree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _with_text_keys(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {str(key): _with_text_keys(value) for key, value in tree.items()}
+    return np.ascontiguousarray(tree)
+
+
+def _with_number_keys(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {int(key) if key.isdecimal() else key: _with_number_keys(value) for key, value in tree.items()}
+    return tree
