@@ -18,7 +18,7 @@ from rog_jax.evaluation.summary import format_table, write_metrics, write_per_cl
 from rog_jax.evaluation.truth import Truth, load_truth
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
-from rog_jax.training.initial import InitialWeights, load_initial, with_settings
+from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
 from rog_jax.training.optimizer import create_optimizer
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
@@ -135,7 +135,7 @@ def _fresh(config: ConfigDict, initial: InitialWeights | None = None) -> tuple[M
     check_config(config, mesh.size)
     definition = ModelDefinition(config)
     if initial is not None:
-        definition.start_from(initial.parameters, config.init_from)
+        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
 
 

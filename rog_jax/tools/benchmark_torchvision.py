@@ -28,7 +28,7 @@ from rog_jax.data.batch import Batch
 from rog_jax.tools.benchmark import made_up_batch
 from rog_jax.tools.golden_weights import torchvision_state
 from rog_jax.training import runtime
-from rog_jax.training.initial import with_settings
+from rog_jax.training.initial import overwritten, with_settings
 from rog_jax.training.optimizer import create_optimizer
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, make_train_step, to_devices
@@ -100,7 +100,7 @@ def step_task(scene: Scene, *, gap: bool = False) -> Task:
         config.loss.classification, config.loss.ranking = "sigmoid_ce", "gap"
     mesh = data_mesh(jax.devices()[:1])
     definition = ModelDefinition(config)
-    definition.start_from(parameters, "torchvision")
+    definition.initial = overwritten(definition.initial, parameters, "torchvision")
     schedule = lambda step: LEARNING_RATE  # noqa: E731
     optimizer = create_optimizer(config.optim, schedule)
     holder = [create_state(definition, optimizer, mesh)]
@@ -142,7 +142,7 @@ def inference_task(scene: Scene) -> Task:
     config, parameters = our_config(scene)
     mesh = data_mesh(jax.devices()[:1])
     definition = ModelDefinition(config)
-    definition.start_from(parameters, "torchvision")
+    definition.initial = overwritten(definition.initial, parameters, "torchvision")
     state = create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
     predict = make_predict_step(definition, mesh)
     batch = to_devices(scene.batch, mesh)
@@ -167,7 +167,7 @@ def backbone_task(scene: Scene) -> Task:
     """Backbone and pyramid, forward and backward with respect to what is trained."""
     config, parameters = our_config(scene)
     definition = ModelDefinition(config)
-    definition.start_from(parameters, "torchvision")
+    definition.initial = overwritten(definition.initial, parameters, "torchvision")
     trainable, fixed = definition.initial
     trained = {name: trainable[name] for name in ("backbone", "fpn")}
 

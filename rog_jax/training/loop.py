@@ -16,7 +16,7 @@ from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.config import check_config
-from rog_jax.training.initial import InitialWeights, load_initial, with_settings
+from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
 from rog_jax.training.log import MetricsWatch, RunLog
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     ### Model.
     definition = ModelDefinition(config)
     if initial is not None and checkpoints.latest() is None:
-        definition.start_from(initial.parameters, config.init_from)
+        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     schedule = learning_rate(config.optim, config.train.batch_size, milestones)
     optimizer = create_optimizer(config.optim, schedule)
     state = create_state(definition, optimizer, mesh)

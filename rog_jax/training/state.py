@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from rog_jax.models.detector import Detector
 from rog_jax.models.resnet import frozen_path
-from rog_jax.training.initial import overwritten
 
 AXIS = "data"
 """The one axis of the device mesh: images are spread over it, everything else is on all devices."""
@@ -59,14 +58,6 @@ class ModelDefinition:
         frozen = path[0] == "backbone" and frozen_path(path[1:], model.frozen_stages)
         stored = "norm" in path and model.norm == "frozen_batch" and not model.norm_trained
         return isinstance(value, nnx.Param) and not (frozen or stored)
-
-    def start_from(self, parameters: dict, source: str) -> None:
-        """Puts imported parameters in the place of the freshly drawn ones; `source` names them in messages.
-
-        Raises:
-            CheckpointError: they are of another architecture.
-        """
-        self.initial = overwritten(self.initial, parameters, source)
 
     def merge(self, trainable: dict, fixed: dict) -> Detector:
         """The detector with these arrays in it."""
