@@ -16,7 +16,7 @@ from matplotlib import pyplot
 LOSSES = ("loss", "rpn_cls", "rpn_box", "cls", "gap", "box", "mask")
 
 
-def read_log(workdir: str | Path) -> list[dict[str, float]]:
+def read_log(workdir: str | Path) -> list[dict[str, float | int]]:
     """The lines of a run's log by rising step; of a step that was done twice, after a resume, the later one.
 
     Raises:
@@ -33,7 +33,7 @@ def read_log(workdir: str | Path) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def plot_losses(lines: list[dict[str, float]], out: str | Path) -> None:
+def plot_losses(lines: list[dict[str, float | int]], out: str | Path) -> None:
     """Every loss of the log over the steps, on a logarithmic axis."""
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for name in LOSSES:

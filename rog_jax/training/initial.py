@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rog_jax.training.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
-Tree = dict[str, Any]
+Tree = dict[Any, Any]
 Settings = dict[str, dict[str, Any]]
 
 CONVENTIONS = {

@@ -164,8 +164,9 @@ def renamed(state: State, patterns: tuple) -> dict[str, np.ndarray]:
     result = {}
     for name, tensor in state.items():
         for pattern, replacement in patterns:
-            if re.fullmatch(pattern, name):
-                name = re.sub(pattern, replacement, name)
+            match = re.fullmatch(pattern, name)
+            if match:
+                name = replacement(match) if callable(replacement) else match.expand(replacement)
                 break
         result[name] = tensor
     return result

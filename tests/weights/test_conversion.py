@@ -85,7 +85,7 @@ def test_no_number_is_lost_or_doubled(states, family):
     state = dict(states[family])
     for name, rows in ((LAST[family][1], 4 * first), (LAST[family][2], first)):
         state |= {f"{name}.{leaf}": state[f"{name}.{leaf}"][rows:] for leaf in ("weight", "bias")}
-    np.testing.assert_allclose(ours, sorted(float(np.linalg.norm(tensor)) for tensor in state.values()), rtol=1e-6)
+    np.testing.assert_allclose(ours, sorted(float(np.linalg.norm(tensor)) for tensor in state.values()), rtol=1e-5)
 
 
 @FAMILIES
