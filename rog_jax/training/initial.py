@@ -1,5 +1,6 @@
 """Weights to start from: written by `rog_jax.tools.import_weights`, taken by `config.init_from`."""
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ CONVENTIONS = {
 }
 """What a network's weights mean depends on these; a run that starts from weights takes them over. Losses, samples,
 thresholds and the points of RoIAlign stay the recipe's."""
+AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
 HEADS = ("box_head/classifier/", "box_head/deltas/", "mask_head/weight", "mask_head/bias")
 """Arrays that depend on the number of categories: left fresh where a recipe has another."""
 
@@ -74,7 +76,7 @@ def save_initial(folder: str | Path, initial: InitialWeights, *, overwrite: bool
             raise CheckpointError(f"{folder} is not empty: {remedy}")
     elif folder.exists():
         folder.rmdir()
-    about = {"settings": initial.settings, "about": initial.about}
+    about = {"settings": initial.settings, "about": initial.about, "arrays": sorted(_flat(initial.parameters))}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
             folder,
@@ -99,8 +101,10 @@ def load_initial(folder: str | Path) -> InitialWeights:
         )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         about = checkpointer.restore(folder, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        tree = checkpointer.item_metadata(folder)["parameters"].tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        as_numpy: Tree = {}
+        for path in about["arrays"]:
+            *parents, leaf = path.split("/")
+            functools.reduce(lambda tree, key: tree.setdefault(key, {}), parents, as_numpy)[leaf] = AS_NUMPY
         restore = ocp.args.Composite(parameters=ocp.args.PyTreeRestore(restore_args=as_numpy))
         parameters = checkpointer.restore(folder, args=restore)["parameters"]
     return InitialWeights(_with_number_keys(parameters), about["settings"], about["about"])
