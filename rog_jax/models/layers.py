@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from rog_jax.ops.conv import conv_general_dilated
+
 
 class ParameterDraws:
     """Stands in for `nnx.Rngs` while a model is built: initial parameters are drawn on the host, by NumPy.
@@ -75,6 +77,7 @@ def conv(
         use_bias=bias,
         kernel_init=init,
         bias_init=zeros,
+        conv_general_dilated=conv_general_dilated,
         dtype=dtype,
         rngs=rngs,
     )
