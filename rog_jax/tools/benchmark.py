@@ -1,9 +1,10 @@
 """Measures the parts of the program: `python -m rog_jax.tools.benchmark [PART ...] [--config configs/quickstart.py]`.
 
 Parts: gap (both methods against sigmoid cross-entropy on the same logits), conv (convolutions and their gradients),
-step (a training step), inference, loader, evaluation. gap, conv, step and inference are medians after warm-up, loader is
-a rate over ten seconds, evaluation one run on made-up results; all figures are printed as one json object. loader reads the training images of the recipe, which have
-to be there. Machines differ and are noisy: compare ratios of one run, not seconds of two.
+detect (candidates before the last NMS), step (a training step), inference, loader, evaluation. The loader's figure is a
+rate over ten seconds, evaluation's one run on made-up results, all others are medians after warm-up; printed is
+one json object. loader reads the training images of the recipe, which have to be there. Machines differ and are noisy:
+compare ratios of one run, not seconds of two.
 
 Example:
     python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5
@@ -27,6 +28,7 @@ from ml_collections import ConfigDict
 from rog_jax.data import Batch, DataError, load_lvis
 from rog_jax.data.batch import MASK_CROP
 from rog_jax.tools.benchmark_conv import benchmark_conv
+from rog_jax.tools.benchmark_detect import benchmark_detect
 from rog_jax.tools.benchmark_evaluation import benchmark_evaluation
 from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
@@ -35,7 +37,7 @@ from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, make_train_step, to_devices
 
-PARTS = ("gap", "conv", "step", "inference", "loader", "evaluation")
+PARTS = ("gap", "conv", "detect", "step", "inference", "loader", "evaluation")
 
 
 def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: int = 0) -> Batch:
@@ -142,6 +144,7 @@ def main() -> None:
     run = {
         "gap": lambda: benchmark_gap(dense=True),
         "conv": lambda: benchmark_conv(arguments.repeats),
+        "detect": lambda: benchmark_detect(arguments.repeats),
         "step": lambda: benchmark_step(config, arguments.repeats),
         "inference": lambda: benchmark_inference(config, arguments.repeats),
         "loader": lambda: benchmark_loader(images, config),

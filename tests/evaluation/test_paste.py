@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from rog_jax.evaluation.paste import encode_crop, encode_detection_mask
-from tests.reference.evaluation import paste_mask
+from rog_jax.evaluation.paste import encode_crop, encode_detection_mask, paste_crop
+from tests.reference.evaluation import paste_mask, paste_mask_as_torchvision
 
 HEIGHT, WIDTH = 23, 31
 BOXES = {
@@ -32,6 +34,41 @@ def test_equals_whole_image_pasted_and_encoded(box, side, threshold):
     np.testing.assert_array_equal(coco_mask.decode(code), expected)
     whole = coco_mask.encode(np.asfortranarray(expected))
     assert code == {"size": [HEIGHT, WIDTH], "counts": whole["counts"].decode("ascii")}
+
+
+@st.composite
+def pastes(draw):
+    """A map and a box: anywhere, empty, inverted, huge, on pixel edges and centres."""
+    side = draw(st.sampled_from([1, 3, 7]))
+    coordinate = st.one_of(st.integers(-20, 100).map(lambda x: x / 2), st.floats(-40, 80), st.sampled_from([-1e4, 1e4]))
+    box = np.array([draw(coordinate) for _ in range(4)])
+    return np.random.default_rng(draw(st.integers(0, 10**6))).random((side, side)), box
+
+
+@given(pastes())
+@settings(max_examples=200, deadline=None)
+def test_any_box_is_pasted_as_pixel_by_pixel(paste):
+    probabilities, box = paste
+    expected = paste_mask(probabilities, box, HEIGHT, WIDTH, 0.5)
+    code = encode_detection_mask(probabilities.astype(np.float32), box, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(coco_mask.decode(code), expected)
+
+
+@given(pastes())
+@settings(max_examples=100, deadline=None)
+def test_torchvisions_pasting_equals_its_twin(paste):
+    probabilities, box = paste
+    box = np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])]).clip(-60, 120)
+    expected = paste_mask_as_torchvision(probabilities, box, HEIGHT, WIDTH, 0.5)
+    crop, top, left = paste_crop(probabilities, box, HEIGHT, WIDTH, method="torchvision")
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_unknown_way_of_pasting_is_refused():
+    with pytest.raises(ValueError, match="method='paint'"):
+        paste_crop(np.ones((2, 2)), np.array([0, 0, 4, 4.0]), HEIGHT, WIDTH, method="paint")
 
 
 def test_a_case_worked_out_by_hand():

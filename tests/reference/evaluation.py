@@ -22,6 +22,28 @@ def paste_mask(probabilities: np.ndarray, box: np.ndarray, height: int, width: i
     return pasted
 
 
+def paste_mask_as_torchvision(probabilities, box, height, width, threshold) -> np.ndarray:
+    """`paste_masks_in_image`: frame with a zero, enlarge the box alike, cut to whole pixels, resize, place."""
+    side = len(probabilities)
+    framed = np.pad(probabilities, 1).astype(float)
+    x1, y1, x2, y2 = (float(edge) for edge in box)
+    half_x, half_y = (x2 - x1) / 2 * (side + 2) / side, (y2 - y1) / 2 * (side + 2) / side
+    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
+    left, right, top, bottom = (
+        int(edge) for edge in (centre_x - half_x, centre_x + half_x, centre_y - half_y, centre_y + half_y)
+    )
+    columns, rows = max(right - left + 1, 1), max(bottom - top + 1, 1)
+    pasted = np.zeros((height, width), np.uint8)
+    for row, column in np.ndindex(rows, columns):
+        if 0 <= top + row < height and 0 <= left + column < width:
+            v, u = (
+                max((place + 0.5) * (side + 2) / count - 0.5, 0) for place, count in ((row, rows), (column, columns))
+            )
+            v, u = min(v, side + 1), min(u, side + 1)
+            pasted[top + row, left + column] = _bilinear(framed, v, u) >= threshold
+    return pasted
+
+
 def _bilinear(cells: np.ndarray, v: float, u: float) -> float:
     """The value at row v and column u of a map that is zero outside."""
     total = 0.0
