@@ -26,7 +26,7 @@ from rog_jax.training import runtime
 from rog_jax.weights import from_detectron2, from_mmdet, from_torchvision
 
 State = dict[str, np.ndarray]
-Rule = tuple[str, str, float]
+Rule = tuple[str, str, float | int]
 """Beginning of a key, its measure, its tolerance; the first rule that fits counts."""
 
 INPUTS = ("train/gt_", "train/proposals")
@@ -65,7 +65,7 @@ class Family:
 
 
 def rules(
-    *, features: float, rpn: tuple[str, float], logits: float, scores: float, losses: float, gradients: float
+    *, features: float, rpn: tuple[str, float | int], logits: float, scores: float, losses: float, gradients: float
 ) -> tuple[Rule, ...]:
     """Measures and tolerances of all keys, from the few numbers in which the projects' READMEs differ."""
     return (

@@ -1,7 +1,7 @@
 """How far an array is from its golden twin, and which rows of two lists of boxes belong together."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
 }
 
 
-def compare(key: str, ours: Array, theirs: Array, measure: str, tolerance: float) -> Check:
+def compare(key: str, ours: Any, theirs: Any, measure: str, tolerance: float | int) -> Check:
     """The check of one key; another shape is an infinite error."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.dtype.kind == "f" or theirs.dtype.kind == "f":
