@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import FrozenConfigDict
 
 from rog_jax.models.rpn import level_anchors
 from rog_jax.tools import golden_arrays
@@ -182,7 +183,7 @@ def compare_file(path: str | Path) -> list[Check]:
     stem = next(name for name, place in places.items() if place == ("backbone", "stem", "conv", "kernel"))
     config = golden_config(settings, num_classes, scene, train_all=f"train/grad_norm/{stem}" in file)
     run = GoldenRun(config, parameters, scene)
-    anchors = level_anchors(scene.image.shape[:2], config.rpn)
+    anchors = level_anchors(scene.image.shape[:2], FrozenConfigDict(config.rpn))
     ours = _evaluation_arrays(run, file, family, state, anchors)
     ours |= _training_arrays(run, file, family, places, [len(level) for level in anchors])
     return checks + _array_checks(file, ours, family)

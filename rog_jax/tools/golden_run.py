@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import common
 from rog_jax.data.batch import Batch
@@ -63,7 +63,7 @@ def golden_config(settings: dict[str, dict[str, Any]], num_classes: int, scene: 
     config.loss.ranking = "none"
     config.rpn.update(train_pre_nms=PRE_NMS, test_pre_nms=PRE_NMS, train_proposals=PROPOSALS, test_proposals=PROPOSALS)
     height, width = scene.image.shape[:2]
-    config.rpn.samples = sum(map(len, level_anchors((height, width), config.rpn)))
+    config.rpn.samples = sum(map(len, level_anchors((height, width), FrozenConfigDict(config.rpn))))
     config.rpn.positive_fraction = 1.0
     config.roi.samples = PROPOSALS + len(scene.boxes)
     config.roi.positive_fraction = 1.0
