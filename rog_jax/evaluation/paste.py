@@ -79,8 +79,13 @@ def _neighbours(
 def _neighbours_of_whole_pixels(
     start: float, stop: float, size: int, cells: int
 ) -> tuple[int, Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The same by torchvision: the box, enlarged as its framed map is, is cut to whole pixels, the last included."""
-    centre, half = (start + stop) / 2, (stop - start) / 2 * (cells + 2) / cells
+    """The same by torchvision: the box, enlarged as its framed map is, is cut to whole pixels, the last included.
+
+    In float32 as there: a box over the whole width of an image often ends on a whole pixel once it is enlarged, and
+    there the last bit decides between two pixels.
+    """
+    low, high = np.float32(start), np.float32(stop)
+    centre, half = (high + low) * np.float32(0.5), (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells)
     first, last = int(centre - half), int(centre + half)
     length = max(last - first + 1, 1)
     pixels = np.arange(max(first, 0), min(first + length, size))

@@ -66,6 +66,15 @@ def test_torchvisions_pasting_equals_its_twin(paste):
     np.testing.assert_array_equal(mask, expected)
 
 
+def test_torchvision_enlarges_boxes_in_float32():
+    """30 / 28 of 476 pixels is 510, so the map's frame begins at -17; torchvision's float32 makes that -16.99998."""
+    rising = np.tile(np.linspace(0, 1, 28, dtype=np.float32), (28, 1))
+    crop, _, left = paste_crop(rising, np.array([0, 0, 476, 20], np.float32), 20, 476, method="torchvision")
+    position = (np.arange(476) + 16 + 0.5) * 30 / 510 - 0.5  # cells of the framed map: pixels -16 to 493
+    assert left == 0
+    np.testing.assert_array_equal(crop[10], np.interp(position, np.arange(30), [0, *np.linspace(0, 1, 28), 0]) >= 0.5)
+
+
 def test_unknown_way_of_pasting_is_refused():
     with pytest.raises(ValueError, match="method='paint'"):
         paste_crop(np.ones((2, 2)), np.array([0, 0, 4, 4.0]), HEIGHT, WIDTH, method="paint")

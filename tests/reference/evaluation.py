@@ -23,15 +23,14 @@ def paste_mask(probabilities: np.ndarray, box: np.ndarray, height: int, width: i
 
 
 def paste_mask_as_torchvision(probabilities, box, height, width, threshold) -> np.ndarray:
-    """`paste_masks_in_image`: frame with a zero, enlarge the box alike, cut to whole pixels, resize, place."""
+    """`paste_masks_in_image`: frame with a zero, enlarge the box (float32), cut to whole pixels, resize, place."""
     side = len(probabilities)
     framed = np.pad(probabilities, 1).astype(float)
-    x1, y1, x2, y2 = (float(edge) for edge in box)
-    half_x, half_y = (x2 - x1) / 2 * (side + 2) / side, (y2 - y1) / 2 * (side + 2) / side
-    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-    left, right, top, bottom = (
-        int(edge) for edge in (centre_x - half_x, centre_x + half_x, centre_y - half_y, centre_y + half_y)
-    )
+    corners = np.asarray(box, np.float32).reshape(2, 2)
+    centre, half = corners.sum(0) / np.float32(2), np.diff(corners, axis=0)[0] / np.float32(2)
+    half *= np.float32((side + 2) / side)
+    left, top = (int(edge) for edge in centre - half)
+    right, bottom = (int(edge) for edge in centre + half)
     columns, rows = max(right - left + 1, 1), max(bottom - top + 1, 1)
     pasted = np.zeros((height, width), np.uint8)
     for row, column in np.ndindex(rows, columns):
