@@ -44,7 +44,8 @@ def guaranteed_candidates(max_detections: int, proposals: int, num_classes: int)
     """The least `test.pre_nms` that gives the detections of the unlimited procedure for any scores.
 
     While fewer than `max_detections` boxes are kept, every candidate looked at is of a class that has kept one, and
-    a class has at most one candidate a proposal.
+    a class has at most one candidate a proposal. This holds where `test.min_size` drops no box, as in the recipes; with
+    a `min_size` of 0 or more (imported detectors) only all proposals times all classes are certain.
     """
     return min((max_detections - 1) * proposals + 1, proposals * num_classes)
 

@@ -31,6 +31,7 @@ def import_file(
     family: str | None = None,
     style: str | None = None,
     num_classes: int | None = None,
+    norm_epsilon: float | None = None,
     coco_91_to_80: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
@@ -42,6 +43,7 @@ def import_file(
         family: torchvision, mmdet or detectron2; told from the tensors' names if None.
         style: pytorch or caffe; told from the stem if None.
         num_classes: heads for another number of categories are left out.
+        norm_epsilon: see `rog_jax.weights.from_torchvision`.
         coco_91_to_80: of a torchvision detector's 90 classes, those that COCO uses are kept.
         overwrite: replace imported weights in the folder.
 
@@ -54,7 +56,8 @@ def import_file(
     classes = [number - 1 for number in range(1, 91) if number not in COCO_UNUSED] if coco_91_to_80 else None
     try:
         family = family or family_of(weights.tensors)
-        conversion = convert(family, weights.tensors, style=style, num_classes=num_classes, classes=classes)
+        options = {"style": style, "num_classes": num_classes, "classes": classes, "norm_epsilon": norm_epsilon}
+        conversion = convert(family, weights.tensors, **options)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     about = {"file": Path(path).name, "sha256": checksum, "family": family, "left_out": conversion.dropped}
@@ -88,6 +91,8 @@ def print_report(conversion: Conversion) -> None:
     print(f"{conversion.family}: {len(conversion.used)} tensors used, {len(conversion.dropped)} left out")
     for name, reason in conversion.dropped.items():
         print(f"  left out: {name} ({reason})")
+    for note in conversion.notes:
+        print(f"  note: {note}")
     for part in PARTS:
         found = conversion.parameters.get(part)
         missing = [name for name in ("classifier", "deltas") if part == "box_head" and found and name not in found]
@@ -107,6 +112,7 @@ def main() -> None:
     parser.add_argument("--from", dest="family", choices=("torchvision", "mmdet", "detectron2"), help="default: seen")
     parser.add_argument("--style", choices=("pytorch", "caffe"), help="pixels and strides; default: seen")
     parser.add_argument("--num-classes", type=int, help="leave out heads for another number of categories")
+    parser.add_argument("--norm-epsilon", type=float, help="default: 0 for torchvision's COCO files, else 1e-5")
     parser.add_argument("--coco-91-to-80", action="store_true", help="keep the categories of torchvision's COCO files")
     parser.add_argument("--overwrite", action="store_true", help="replace weights imported earlier")
     arguments = parser.parse_args()
@@ -117,6 +123,7 @@ def main() -> None:
             family=arguments.family,
             style=arguments.style,
             num_classes=arguments.num_classes,
+            norm_epsilon=arguments.norm_epsilon,
             coco_91_to_80=arguments.coco_91_to_80,
             overwrite=arguments.overwrite,
         )

@@ -70,6 +70,8 @@ def save_initial(folder: str | Path, initial: InitialWeights, *, overwrite: bool
         CheckpointError: the folder is not empty, and is none of ours or `overwrite` is not set.
     """
     folder = Path(folder).absolute()
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file: choose another folder")
     if folder.exists() and any(folder.iterdir()):
         if not (overwrite and (folder / "parameters").is_dir() and (folder / "about").is_dir()):
             remedy = "add --overwrite" if (folder / "parameters").is_dir() else "choose another folder"

@@ -7,7 +7,7 @@ import numpy as np
 from rog_jax.weights.archive import WeightsError
 from rog_jax.weights.conventions import Pixels
 from rog_jax.weights.names import BackboneNames
-from rog_jax.weights.tensors import NORM_EPSILON, Tensors
+from rog_jax.weights.tensors import NORM_EPSILON, Tensors, Tree
 
 STEM, STAGE_CHANNELS = 64, (64, 128, 256, 512)
 DEPTHS = {
@@ -69,22 +69,39 @@ def _block(
     return {layer: tensors.conv_norm(*where.block(*place, layer), shape) for layer, shape in shapes.items()}
 
 
-def pixels_of(stem: dict[str, Any]) -> Pixels:
+def pixels_of(stem: dict[str, Any], unclear: Pixels | None = None) -> Pixels:
     """Whether a ResNet reads pixels over their standard deviation (`pytorch`) or as they are (`caffe`).
 
     Pixels of 0..255 vary by some 58, so the first convolution with its norm multiplies them by a number some 58 times
     smaller. The order of the channels and the place of the strides cannot be told from weights; in the projects'
     files they go with that scale.
 
+    Args:
+        stem: parameters of the first convolution and its norm.
+        unclear: the answer for a scale between the two.
+
     Raises:
-        WeightsError: the scale is between the two.
+        WeightsError: the scale is between the two, and there is no answer for that.
     """
     norm = stem["norm"]
     gain = stem["conv"]["kernel"] * norm["scale"] / np.sqrt(norm["var"] + NORM_EPSILON)
     size = float(np.sqrt(np.square(gain, dtype=np.float64).mean()))
     if GAIN_OF_CAFFE <= size <= GAIN_OF_PYTORCH:
-        raise WeightsError(
-            f"the stem multiplies its input by {size:.2g}: it does not show whether pixels are divided by their "
-            "standard deviation; say --style pytorch or --style caffe (torchvision or msra for Detectron2)"
-        )
+        if unclear is None:
+            raise WeightsError(
+                f"the stem multiplies its input by {size:.2g}: it does not show whether pixels are divided by their "
+                'standard deviation; say --style pytorch or --style caffe (variant="torchvision" or "msra" of '
+                "from_detectron2)"
+            )
+        return unclear
     return "pytorch" if size > GAIN_OF_PYTORCH else "caffe"
+
+
+def with_our_epsilon(tree: Tree, epsilon: float) -> Tree:
+    """Norms that add another epsilon to their variance than ours do, as norms of ours that give the same."""
+    if "var" not in tree:
+        return {key: with_our_epsilon(part, epsilon) if isinstance(part, dict) else part for key, part in tree.items()}
+    divisor = np.maximum(tree["var"].astype(np.float64) + epsilon, np.finfo(np.float32).smallest_subnormal)
+    var = np.maximum(divisor - NORM_EPSILON, 0)  # a smaller divisor than ours can be moves into the scale
+    scale = tree["scale"] * np.sqrt((var + NORM_EPSILON) / divisor)
+    return tree | {"scale": scale.astype(np.float32), "var": var.astype(np.float32)}

@@ -49,9 +49,15 @@ _ROI = {
 }
 _TEST = {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 100, "min_size": -1.0}
 
+_MODEL = {"frozen_stages": 1, "fpn_extra_level": "max_pool", "dtype": "float32"}
+LVIS_CLASSES = (1203, 1230)
+"""Of LVIS v1 and v0.5."""
+LVIS_TEST = {"score_threshold": 1e-4, "max_detections": 300}
+"""What MMDetection's and Detectron2's configs for LVIS change in `test`."""
+
 DETECTORS: dict[str, Settings] = {
     "torchvision": {
-        "model": {"norm_trained": False, "frozen_stages": 1, "fpn_extra_level": "max_pool", "box_clamp": "above"},
+        "model": {**_MODEL, "norm_trained": False, "box_clamp": "above"},
         "rpn": {
             **_RPN,
             "anchor_rounding": True,
@@ -76,7 +82,7 @@ DETECTORS: dict[str, Settings] = {
         "loss": {"classification": "softmax_ce"},
     },
     "mmdet": {
-        "model": {"norm_trained": True, "frozen_stages": 1, "fpn_extra_level": "max_pool", "box_clamp": "both"},
+        "model": {**_MODEL, "norm_trained": True, "box_clamp": "both"},
         "rpn": {
             **_RPN,
             "anchor_rounding": False,
@@ -100,7 +106,7 @@ DETECTORS: dict[str, Settings] = {
         "loss": {"classification": "softmax_ce"},
     },
     "detectron2": {
-        "model": {"norm_trained": False, "frozen_stages": 1, "fpn_extra_level": "max_pool", "box_clamp": "above"},
+        "model": {**_MODEL, "norm_trained": False, "box_clamp": "above"},
         "rpn": {
             **_RPN,
             "anchor_rounding": False,

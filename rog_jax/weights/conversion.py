@@ -8,11 +8,11 @@ import numpy as np
 
 from rog_jax.weights import names
 from rog_jax.weights.archive import WeightsError
-from rog_jax.weights.backbone import Pixels, pixels_of, resnet
-from rog_jax.weights.conventions import DETECTORS, PIXELS, Settings
+from rog_jax.weights.backbone import pixels_of, resnet, with_our_epsilon
+from rog_jax.weights.conventions import DETECTORS, LVIS_CLASSES, LVIS_TEST, PIXELS, Pixels, Settings
 from rog_jax.weights.heads import Classes, detector_heads
 from rog_jax.weights.names import HeadNames
-from rog_jax.weights.tensors import Tensors
+from rog_jax.weights.tensors import NORM_EPSILON, Tensors
 
 logger = logging.getLogger(__name__)
 State = Mapping[str, np.ndarray]
@@ -30,6 +30,7 @@ class Conversion(NamedTuple):
         parameters: nested dicts, as `nnx.to_pure_dict` gives them for our detector or for a part of it.
         used: names of the tensors that became parameters.
         dropped: reason by tensor, or part of one, that has no place here.
+        notes: what else was decided.
     """
 
     family: str
@@ -37,22 +38,33 @@ class Conversion(NamedTuple):
     parameters: dict[str, Any]
     used: list[str]
     dropped: dict[str, str]
+    notes: list[str]
 
 
 def from_torchvision(
-    state: State, *, num_classes: int | None = None, classes: Sequence[int] | None = None
+    state: State,
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[int] | None = None,
+    norm_epsilon: float | None = None,
 ) -> tuple[Settings, dict[str, Any]]:
     """Settings and parameters of a torchvision ResNet, Faster R-CNN or Mask R-CNN with FPN.
+
+    A ResNet under torchvision's names whose stem takes pixels as they are gets the settings of Caffe's: so are
+    MMDetection's files of the MSRA weights.
 
     Args:
         state: tensors by name, as `read_weights` gives them.
         num_classes: heads for another number of foreground classes are dropped, with a note in the log.
         classes: foreground classes (the first after the background is 0) to keep, in this order; all if None.
+        norm_epsilon: what the norms add to their variance. None: 0 for detectors under the names of before
+            torchvision 0.13, as torchvision sets it for its published COCO files, which were trained so; else 1e-5.
 
     Raises:
         WeightsError: a tensor is missing, has another shape, or has no place; the message names it.
     """
-    return _logged(convert("torchvision", state, num_classes=num_classes, classes=classes))
+    options = {"num_classes": num_classes, "classes": classes, "norm_epsilon": norm_epsilon}
+    return _logged(convert("torchvision", state, **options))
 
 
 def from_mmdet(
@@ -109,6 +121,7 @@ def convert(
     style: Pixels | None = None,
     num_classes: int | None = None,
     classes: Sequence[int] | None = None,
+    norm_epsilon: float | None = None,
 ) -> Conversion:
     """What `from_torchvision`, `from_mmdet` and `from_detectron2` do, with an account of every tensor."""
     if family not in _FAMILIES:
@@ -116,25 +129,29 @@ def convert(
     if style is not None and style not in PIXELS:
         raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(PIXELS)}")
     patterns, detector_prefix, backbone_names, head_names = _FAMILIES[family]
-    state = names.renamed(state, patterns)
+    given, state = state, names.renamed(state, patterns)
     is_detector = any(name.startswith(detector_prefix) for name in state)
     where = backbone_names(detector_prefix if is_detector else "")
     tensors = Tensors(state, family)
     tensors.drop([name for name in state if any(part in name for part in CONSTANTS)], "a constant, set in the config")
     tensors.drop(where.classifier, "the classifier of ImageNet")
     depth, parameters = resnet(tensors, where)
-    style = "pytorch" if family == "torchvision" else style or pixels_of(parameters["stem"])
+    style = style or _style(family, is_detector, parameters["stem"])
     settings = {"model": {"depth": depth, "width": 64, "norm": "frozen_batch", **PIXELS[style]}}
+    if norm_epsilon is None:
+        norm_epsilon = 0.0 if family == "torchvision" and is_detector and set(given) != set(state) else NORM_EPSILON
+    notes = []
+    if norm_epsilon != NORM_EPSILON:
+        parameters = with_our_epsilon(parameters, norm_epsilon)
+        notes.append(f"the norms add {norm_epsilon:g} to their variance; ours were set to give the same")
     parameters = {"backbone": parameters}
     if is_detector:
         chosen = Classes(background_first=family == "torchvision", number=num_classes, kept=classes)
         heads, found = detector_heads(tensors, head_names, parameters["backbone"], chosen)
         parameters |= heads
-        settings = _merged(DETECTORS[family], settings, found)
-        if family == "mmdet" and not found["model"]["masks"]:
-            settings["roi"]["low_quality"] = "none"  # what its Faster R-CNN configs say, unlike its Mask R-CNN's
+        settings = _merged(DETECTORS[family], settings, found, _other_configs(family, style, found["model"]))
     tensors.finish()
-    return Conversion(family, settings, parameters, tensors.used, tensors.dropped)
+    return Conversion(family, settings, parameters, tensors.used, tensors.dropped, notes)
 
 
 def family_of(state: State) -> str:
@@ -169,6 +186,25 @@ _BEGINNINGS = {
 }
 
 
+def _style(family: str, is_detector: bool, stem: dict[str, Any]) -> Pixels:
+    """Of the pixels, told from the stem; torchvision itself has but one, others use its names for ResNets."""
+    if family != "torchvision":
+        return pixels_of(stem)
+    return "pytorch" if is_detector else pixels_of(stem, unclear="pytorch")
+
+
+def _other_configs(family: str, style: Pixels, model: dict[str, Any]) -> Settings:
+    """Where a project's configs for such a detector differ from its Mask R-CNN on COCO."""
+    settings: Settings = {"model": {}, "roi": {}, "test": {}}
+    if family == "mmdet" and style == "caffe":
+        settings["model"]["norm_trained"] = False
+    if family == "mmdet" and not model["masks"]:
+        settings["roi"]["low_quality"] = "none"
+    if family != "torchvision" and model.get("num_classes") in LVIS_CLASSES:
+        settings["test"] |= LVIS_TEST
+    return settings
+
+
 def _merged(*parts: Settings) -> Settings:
     """Sections joined; later values win."""
     sections = {section for part in parts for section in part}
@@ -181,4 +217,6 @@ def _merged(*parts: Settings) -> Settings:
 def _logged(conversion: Conversion) -> tuple[Settings, dict[str, Any]]:
     for name, reason in conversion.dropped.items():
         logger.info("%s is left out: %s", name, reason)
+    for note in conversion.notes:
+        logger.info("%s", note)
     return conversion.settings, conversion.parameters

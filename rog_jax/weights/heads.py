@@ -58,7 +58,7 @@ def detector_heads(
     if mask_head:
         parameters["mask_head"] = mask_head
     model = {"fpn_channels": channels, "masks": bool(mask_head)}
-    if classes.number is None:
+    if "classifier" in box_head:
         model["num_classes"] = len(classes.foreground(count))
     return parameters, {"model": model, "roi": {"hidden": hidden, **box_settings, **mask_settings}}
 

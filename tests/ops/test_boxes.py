@@ -10,15 +10,16 @@ from tests.ops.strategies import boxes
 from tests.reference import ops as reference
 
 STDS = (0.1, 0.1, 0.2, 0.2)
-iou_jit, encode_jit, decode_jit = (
+iou_jit, clip_jit, encode_jit, decode_jit = (
     jax.jit(pairwise_iou),
+    jax.jit(clip),
     jax.jit(encode, static_argnums=2),
     jax.jit(decode, static_argnums=2, static_argnames="clamp"),
 )
 
 
 @given(a=boxes(6), b=boxes(9), scale=st.sampled_from([1.0, 1e-2, 1e6]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_iou_equals_twin(a, b, scale):
     a, b = a * np.float32(scale), b * np.float32(scale)
     got = np.asarray(iou_jit(a, b))
@@ -32,22 +33,25 @@ def test_iou_of_touching_boxes_is_zero_and_of_equal_ones_is_one():
     np.testing.assert_array_equal(pairwise_iou(box, beside), [[0, 0, 1]])
 
 
-@given(a=boxes(9), b=boxes(9))
-@settings(max_examples=100, deadline=None)
-def test_encode_equals_twin(a, b):
+@given(a=boxes(9), b=boxes(9), scale=st.sampled_from([1.0, 2.0**14]))
+@settings(max_examples=200, deadline=None)
+def test_encode_equals_twin(a, b, scale):
+    a, b = a * np.float32(scale), b * np.float32(scale)
     want = [reference.encode(x, y, STDS) for x, y in zip(a.astype(float), b.astype(float), strict=True)]
     np.testing.assert_allclose(encode_jit(a, b, STDS), want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("clamp", ["both", "above"])
 def test_decode_equals_twin(clamp):
-    @given(references=boxes(9), seed=st.integers(0, 1000))
-    @settings(max_examples=100, deadline=None)
-    def check(references, seed):
+    @given(references=boxes(9), seed=st.integers(0, 1000), scale=st.sampled_from([1.0, 2.0**14]))
+    @settings(max_examples=200, deadline=None)
+    def check(references, seed, scale):
+        references = references * np.float32(scale)
         deltas = np.random.default_rng(seed).normal(0, 15, (9, 4)).astype(np.float32)
         wide = references.astype(float)
         want = [reference.decode(x, y, STDS, clamp=clamp) for x, y in zip(deltas, wide, strict=True)]
-        np.testing.assert_allclose(decode_jit(deltas, references, STDS, clamp=clamp), want, rtol=1e-4, atol=1e-3)
+        got = decode_jit(deltas, references, STDS, clamp=clamp)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3 * scale)
 
     check()
 
@@ -83,6 +87,13 @@ def test_values_and_gradients_stay_finite_for_degenerate_boxes(value):
 
     value_and_gradient = jax.value_and_grad(everything, argnums=(0, 1))(degenerate, degenerate[::-1])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value_and_gradient))
+
+
+@given(a=boxes(9), scale=st.sampled_from([1.0, 2.0**14]), height=st.integers(1, 80), width=st.integers(1, 80))
+@settings(max_examples=100, deadline=None)
+def test_clip_equals_twin(a, scale, height, width):
+    a = a * np.float32(scale)
+    np.testing.assert_array_equal(clip_jit(a, np.float32([height, width])), np.clip(a, 0, [width, height] * 2))
 
 
 def test_clip_cuts_to_height_and_width():

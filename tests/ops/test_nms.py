@@ -25,9 +25,11 @@ def class_nms_jit(boxes, labels, valid, threshold, tile, max_keep=None):
     labels=st.integers(1, 3),
     threshold=st.sampled_from([0.0, 0.5, 0.7]),
     tile=st.sampled_from([1, 4, 256]),
+    scale=st.sampled_from([1.0, 2.0**-8, 2.0**20]),
 )
-@settings(max_examples=100, deadline=None)
-def test_equals_greedy_twin(boxes, valid, labels, threshold, tile):
+@settings(max_examples=300, deadline=None)
+def test_equals_greedy_twin(boxes, valid, labels, threshold, tile, scale):
+    boxes = boxes * np.float32(scale)
     labels = np.arange(COUNT, dtype=np.int32) % labels
     got = class_nms_jit(boxes, labels, valid, threshold, tile)
     np.testing.assert_array_equal(got, reference.nms(boxes, labels, valid, threshold))

@@ -32,7 +32,7 @@ def pool(features, rois, ratio, aligned, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("ratio", "aligned"), [(2, True), (2, False), (4, True), (0, True), (0, False)])
 def test_equals_twin(method, ratio, aligned):
-    @given(rois=boxes(BATCH * ROIS), scale=st.sampled_from([0.5, 1.0, 4.0]), seed=st.integers(0, 10**6))
+    @given(rois=boxes(BATCH * ROIS), scale=st.sampled_from([0.5, 1.0, 4.0, 2.0**14]), seed=st.integers(0, 10**6))
     @settings(max_examples=40, deadline=None)
     def check(rois, scale, seed):
         rois = (rois * np.float32(scale)).reshape(BATCH, ROIS, 4)
@@ -95,6 +95,13 @@ def test_levels_change_at_112_224_448():
     side = np.array([0, 1, 111.9, 112, 223.9, 224, 447.9, 448, 5000], np.float32)
     squares = np.stack([side * 0, side * 0, side, side], axis=-1)
     np.testing.assert_array_equal(roi_levels(squares, 4), [0, 0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def test_level_of_a_box_that_rounding_made_too_small():
+    """One part in five million under 112 pixels: MMDetection's epsilon lifts it to the next level."""
+    square = np.float32([0, 0, 112 - 2e-5, 112 - 2e-5])
+    assert int(roi_levels(square, 4)) == 1
+    assert int(roi_levels(square, 4, 1e-8)) == 0
 
 
 def test_bad_arguments_are_refused():

@@ -151,21 +151,21 @@ def roi_align_mask(mask, roi, size, aligned):
     return result
 
 
-def crop_mask(mask, gt_box, roi, size, points=64):
-    """Share of each cell of the RoI that the mask [M, M] inside `gt_box` covers, by `points`^2 points a cell.
+def crop_mask(mask, gt_box, roi, size):
+    """Share of each cell of the RoI that the mask [M, M] inside `gt_box` covers; a cell is at least a pixel wide."""
 
-    A cell smaller than a pixel is widened to one.
-    """
-    squares = mask.shape[0]
+    def shares(start, end, origin, extent):
+        """Of each cell in each square of the mask, along one axis."""
+        cell, squares = (end - start) / size, len(mask)
+        square = max(extent, 1e-3) / squares
+        result = np.zeros((size, squares))
+        for i, k in np.ndindex(size, squares):
+            centre, half = start + (i + 0.5) * cell, max(cell, 1) / 2
+            common = min(centre + half, origin + (k + 1) * square) - max(centre - half, origin + k * square)
+            result[i, k] = max(common, 0) / (2 * half)
+        return result
 
-    def places(start, end, origin, extent):
-        cell = (end - start) / size
-        centres = start + (np.arange(size) + 0.5) * cell
-        offsets = ((np.arange(points) + 0.5) / points - 0.5) * max(cell, 1)
-        return np.floor((centres[:, None] + offsets - origin) / extent * squares).astype(int)
-
-    rows = places(roi[1], roi[3], gt_box[1], gt_box[3] - gt_box[1])
-    columns = places(roi[0], roi[2], gt_box[0], gt_box[2] - gt_box[0])
-    padded = np.pad(mask, 1)
-    rows, columns = (np.clip(place + 1, 0, squares + 1) for place in (rows, columns))
-    return np.array([[padded[np.ix_(row, column)].mean() for column in columns] for row in rows])
+    gt_box, roi = gt_box.astype(float), roi.astype(float)
+    rows = shares(roi[1], roi[3], gt_box[1], gt_box[3] - gt_box[1])
+    columns = shares(roi[0], roi[2], gt_box[0], gt_box[2] - gt_box[0])
+    return rows @ mask @ columns.T

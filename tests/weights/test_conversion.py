@@ -1,11 +1,14 @@
 """Converters: every tensor is used once or accounted for, and lands where and how our model wants it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs import common
 from rog_jax.models.detector import Detector
+from rog_jax.models.layers import FrozenBatchNorm
 from rog_jax.tools.golden_weights import detectron2_state, mmdet_state, resnet_state, torchvision_state
 from rog_jax.training.initial import with_settings
 from rog_jax.training.state import ModelDefinition
@@ -17,6 +20,7 @@ from rog_jax.weights import (
     from_mmdet,
     from_torchvision,
 )
+from rog_jax.weights.backbone import with_our_epsilon
 from tests.weights.archives import caffe2_names
 
 CLASSES = 3
@@ -151,8 +155,6 @@ def test_imagenet_resnets_without_bottlenecks(depth, blocks):
         state |= {f"{norm}.{leaf}": np.ones(channels) for leaf in ("weight", "bias", "running_mean", "running_var")}
     settings, parameters = from_torchvision(state)
     assert settings["model"]["depth"] == depth
-    from flax import nnx
-
     assert shapes_of(parameters["backbone"]) == shapes_of(nnx.to_pure_dict(nnx.state(model.backbone)))
 
 
@@ -183,6 +185,17 @@ def test_msra_pickles_of_caffe2_become_affine_norms():
     np.testing.assert_array_equal(stem["conv"]["kernel"], wanted["conv"]["kernel"])
 
 
+def test_caffe_resnets_under_torchvision_names_are_told_by_their_stem():
+    """MMDetection's files of the MSRA weights (`open-mmlab://detectron2/resnet50_caffe`) have torchvision's names."""
+    state = resnet_state(50)
+    caffe = state | {"conv1.weight": state["conv1.weight"] / 58}
+    between = state | {"conv1.weight": state["conv1.weight"] / 7}
+    for tensors, order in ((state, "rgb"), (caffe, "bgr"), (between, "rgb")):
+        model = from_torchvision(tensors)[0]["model"]
+        assert (model["pixel_order"], model["stride_in_1x1"]) == (order, order == "bgr")
+    assert convert("torchvision", between, style="caffe").settings["model"]["pixel_order"] == "bgr"
+
+
 @pytest.mark.parametrize(("variant", "style"), [("msra", "caffe"), ("torchvision", "pytorch")])
 def test_stems_tell_the_convention(variant, style):
     state = detectron2_state(50, CLASSES, variant=variant)
@@ -211,8 +224,46 @@ def test_old_names_of_torchvision(states):
         old[name] = tensor
     old_names = {name for name in old if name.startswith(("backbone.fpn", "rpn.head.conv", "roi_heads.mask_head"))}
     assert not old_names & set(states["torchvision"])
-    new, past = (convert("torchvision", state).parameters for state in (states["torchvision"], fpn_fixed(old, states)))
+    new, past = (
+        convert("torchvision", state, norm_epsilon=1e-5).parameters
+        for state in (states["torchvision"], fpn_fixed(old, states))
+    )
     jax.tree.map(np.testing.assert_array_equal, new, past)
+    noted = convert("torchvision", fpn_fixed(old, states))
+    assert noted.notes == ["the norms add 0 to their variance; ours were set to give the same"]
+    assert not convert("torchvision", states["torchvision"]).notes
+
+
+def test_norms_without_epsilon_give_the_same_here():
+    """torchvision's COCO files were trained so, and have channels whose variance is far below our epsilon."""
+    rng = np.random.default_rng(0)
+    var = np.array([2.0, 1e-2, 1.1e-5, 1e-5, 3e-7, 1e-20, 1e-40], np.float32)
+    deviation = np.sqrt(var.astype(np.float64))
+    norm = {name: rng.standard_normal(7).astype(np.float32) for name in ("scale", "bias")}
+    norm |= {"mean": (deviation * rng.standard_normal(7)).astype(np.float32), "var": var}
+    inputs = (deviation * rng.standard_normal((9, 7))).astype(np.float32)
+    ours = with_our_epsilon({"stem": {"norm": norm, "conv": {"kernel": np.ones(3)}}}, 0.0)["stem"]["norm"]
+    model = FrozenBatchNorm(7, dtype=np.float32)
+    for name, values in ours.items():
+        getattr(model, name)[...] = values
+    theirs = (inputs.astype(np.float64) - norm["mean"]) / deviation * norm["scale"] + norm["bias"]
+    np.testing.assert_allclose(model(jnp.asarray(inputs)), theirs, rtol=1e-5, atol=1e-5)
+    assert (ours["var"] >= 0).all()
+    np.testing.assert_allclose(ours["scale"][:3], norm["scale"][:3], rtol=1e-6)  # only small variances move it
+
+
+@pytest.mark.parametrize("family", ["mmdet", "detectron2"])
+def test_lvis_detectors_are_tested_as_on_lvis(states, family):
+    state = dict(states[family])
+    rows = {LAST[family][0]: 1204, LAST[family][1]: 4 * 1203, LAST[family][2]: 1203}
+    for name, number in rows.items():
+        for leaf in ("weight", "bias"):
+            tensor = state[f"{name}.{leaf}"]
+            state[f"{name}.{leaf}"] = np.zeros((number, *tensor.shape[1:]), np.float32)
+    test = convert(family, state).settings["test"]
+    assert (test["score_threshold"], test["max_detections"]) == (1e-4, 300)
+    test = convert(family, states[family]).settings["test"]
+    assert (test["score_threshold"], test["max_detections"]) == (0.05, 100)
 
 
 def fpn_fixed(old, states):
@@ -239,7 +290,7 @@ def test_heads_of_another_number_of_classes_are_dropped_with_a_note(states, fami
 def test_chosen_classes_keep_their_columns(states, family):
     whole = convert(family, states[family]).parameters
     part = convert(family, states[family], classes=[2, 0], num_classes=2)
-    assert part.settings["model"].get("num_classes") is None
+    assert part.settings["model"]["num_classes"] == 2
     for leaf in ("kernel", "bias"):
         every = whole["box_head"]["classifier"][leaf]
         np.testing.assert_array_equal(part.parameters["box_head"]["classifier"][leaf], every[..., [2, 0, 3]])
