@@ -43,7 +43,7 @@ class DropLoss(RareClassLoss):
         dtype: Any,
         key: Any = None,
         image_keys: Any = None,
-        uniform: Float[Array | np.ndarray, "N C"] | None = None,
+        uniform: Float[Array | np.ndarray, "_ _"] | None = None,
         **inputs: Any,
     ) -> Bool[Array, "N C"]:
         """Rare classes on the rows of objects, and where the draw exceeds rho on background.
