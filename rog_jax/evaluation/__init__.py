@@ -1,5 +1,6 @@
 """From detections to results files, LVIS figures, tables and pictures."""
 
+from rog_jax.evaluation.calibration import norcal_scores
 from rog_jax.evaluation.inference import ResultPaths, run_inference
 from rog_jax.evaluation.lvis import evaluate_lvis
 from rog_jax.evaluation.pictures import save_pictures
@@ -12,6 +13,7 @@ __all__ = [
     "evaluate_lvis",
     "format_table",
     "load_truth",
+    "norcal_scores",
     "run_inference",
     "save_pictures",
     "write_metrics",
