@@ -4,10 +4,12 @@ from rog_jax.data.annotations import Annotations, DataError, check_categories, c
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.data.lvis import load_lvis
 from rog_jax.data.samplers import epoch_indices, repeat_factors
+from rog_jax.data.statistics import ClassStatistics
 
 __all__ = [
     "Annotations",
     "Batch",
+    "ClassStatistics",
     "DataError",
     "Detections",
     "check_categories",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from rog_jax.data import Annotations, check_categories, load_lvis
+from rog_jax.data import Annotations, ClassStatistics, check_categories, load_lvis
 from rog_jax.data.loader import eval_loader
 from rog_jax.evaluation.inference import ResultPaths, run_inference
 from rog_jax.evaluation.lvis import evaluate_lvis
@@ -103,11 +103,11 @@ def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, s
     check_categories(annotations, about["category_ids"])
     config = with_settings(config, about.get("conventions") or {}, str(workdir))
     config.model.num_classes = config.model.num_classes or annotations.num_classes
-    definition, state = _fresh(config)
+    definition, state = _fresh(config, ClassStatistics.from_json(about["statistics"]))
     state = checkpoints.restore(state, step)
     checkpoints.close()
     facts = {"step": int(jax.device_get(state.step)), **{key: about[key] for key in ("commit", "jax", "devices")}}
-    return EvaluatedModel(config, definition, state, facts)
+    return EvaluatedModel(definition.config, definition, state, facts)
 
 
 def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
@@ -126,14 +126,17 @@ def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
             f"first (train.py --config.init_from){remedy}"
         )
     config = with_settings(config, initial.settings, config.init_from, everything=True)
-    definition, state = _fresh(config, initial)
-    return EvaluatedModel(config, definition, state, {"imported": initial.about})
+    definition, state = _fresh(config, None, initial)
+    return EvaluatedModel(definition.config, definition, state, {"imported": initial.about})
 
 
-def _fresh(config: ConfigDict, initial: InitialWeights | None = None) -> tuple[ModelDefinition, TrainState]:
+def _fresh(
+    config: ConfigDict, statistics: ClassStatistics | None, initial: InitialWeights | None = None
+) -> tuple[ModelDefinition, TrainState]:
     mesh = data_mesh()
+    definition = ModelDefinition(config, statistics)
+    config = definition.config
     check_config(config, mesh.size)
-    definition = ModelDefinition(config)
     if initial is not None:
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)

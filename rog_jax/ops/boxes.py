@@ -28,15 +28,20 @@ def area(boxes: Float[Array, "*batch 4"]) -> Float[jax.Array, "*batch"]:
     return jnp.maximum(x2 - x1, 0) * jnp.maximum(y2 - y1, 0)
 
 
-def pairwise_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[jax.Array, "N M"]:
-    """Intersection over union of every box of `a` with every box of `b`; 0 where both are empty."""
-    ax1, ay1, ax2, ay2 = (side[:, None] for side in _corners(a))
-    bx1, by1, bx2, by2 = (side[None, :] for side in _corners(b))
+def iou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[jax.Array, "*batch"]:
+    """Intersection over union of each box of `a` with the box of `b` at its place; 0 where both are empty."""
+    ax1, ay1, ax2, ay2 = _corners(a)
+    bx1, by1, bx2, by2 = _corners(b)
     width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1), 0)
     height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1), 0)
-    intersection = width * height  # [N, M]
-    union = area(a)[:, None] + area(b)[None, :] - intersection
-    return intersection / jnp.maximum(union, MIN_UNION)
+    intersection = width * height
+    return intersection / jnp.maximum(area(a) + area(b) - intersection, MIN_UNION)
+
+
+def pairwise_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[jax.Array, "N M"]:
+    """Intersection over union of every box of `a` with every box of `b`; 0 where both are empty."""
+    shape = a.shape[0], b.shape[0], 4
+    return iou(jnp.broadcast_to(a[:, None], shape), jnp.broadcast_to(b[None], shape))
 
 
 def encode(

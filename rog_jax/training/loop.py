@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from rog_jax.data import Annotations, check_categories, check_num_classes, load_lvis
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
+from rog_jax.data.statistics import ClassStatistics
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
@@ -46,7 +48,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     mesh = data_mesh()
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-    config, initial = with_initial(config, checkpoints)
+    config, initial = with_initial(with_recipe(config), checkpoints)
     check_config(config, mesh.size)
 
     ### Data.
@@ -57,14 +59,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     logger.info("%d images, %d steps, first epoch %d steps", annotations.num_images, steps, plan.steps_per_epoch(0))
 
     ### Model.
-    definition = ModelDefinition(config)
+    definition = ModelDefinition(config, ClassStatistics.of(annotations))
     if initial is not None and checkpoints.latest() is None:
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     schedule = learning_rate(config.optim, config.train.batch_size, milestones)
     optimizer = create_optimizer(config.optim, schedule)
     state = create_state(definition, optimizer, mesh)
-    offline_counts = np.asarray(annotations.instance_counts, np.int32)
-    step_fn = make_train_step(definition, optimizer, schedule, mesh, offline_counts)
+    step_fn = make_train_step(definition, optimizer, schedule, mesh)
 
     ### Resume.
     if checkpoints.latest() is not None:
@@ -165,6 +166,7 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
     return {
         "config": json.loads(config.to_json()),
         "category_ids": np.asarray(annotations.category_ids).tolist(),
+        "statistics": ClassStatistics.of(annotations)._asdict(),
         "commit": git_commit(),
         "jax": jax.__version__,
         "devices": [jax.devices()[0].device_kind, jax.device_count()],
