@@ -61,7 +61,7 @@ def _mean_miss(weights, targets):
 
 
 def flat_targets(labels, num_classes, of_positives=None):
-    """[N, C] targets of a detector's rows: 1, or the row's number in `of_positives`, at (i, y_i), -1 in padding rows."""
+    """Targets [N, C] of a detector's rows: 1, or the row's number in `of_positives`, at (i, y_i); -1 in padding."""
     targets = np.zeros((len(labels), num_classes))
     for i, label in enumerate(labels):
         if label < 0:
