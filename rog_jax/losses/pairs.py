@@ -30,7 +30,7 @@ def sum_over_pairs(
         others: what they need to know of j.
 
     Returns:
-        Sums [P], 0 where this device has far fewer positives than slots and of no meaning in other empty slots.
+        Sums [P], of no meaning in empty slots.
     """
     slots = positives.rows.shape[0]
     devices = positives.labels.shape[0] // slots

@@ -42,8 +42,8 @@ def rank_sort_loss(
 
     Args:
         logits: raw scores. float64 is kept, all other types are ranked in float32.
-        iou_targets: IoU in (0, 1] of a positive's box with its object, 0 for a negative, -1 for an entry that takes part
-            in nothing. So a positive whose IoU is exactly 0 is a negative.
+        iou_targets: IoU in (0, 1] of a positive's box with its object, 0 for a negative, -1 for an entry that takes
+            part in nothing. So a positive whose IoU is exactly 0 is a negative.
         delta: as in `rank_sort_loss_of_rows`, and so are the other arguments.
 
     Returns:
@@ -73,11 +73,12 @@ def rank_sort_loss_of_rows(
 ) -> Values:
     """Rank & Sort of a detector's second stage: all foreground columns of all rows are ranked in one list.
 
-    Positives P are the entries (i, y_i) with an IoU y_i > 0, negatives the other entries of all rows. With H the step of
-    width 2 delta, H_ij = H(s_j - s_i), and sums over positives j that include i itself (paper, eqs. 5 to 8):
+    Positives P are the entries (i, label of i) of foreground rows with an IoU y_i > 0, negatives the other entries of
+    all rows. With H the step of width 2 delta, H_ij = H(s_j - s_i), and sums over positives j that include i itself
+    (paper, eqs. 7 and 8):
         R_i = sum over the positives of H_ij, F_i = sum over the negatives of H_ij.
         ranking error e_i = F_i / (R_i + F_i).
-        sorting error q_i = sum_j H_ij (1 - y_j) / R_i - sum_j T_ij (1 - y_j) / sum_j T_ij, T_ij = H_ij where y_j >= y_i:
+        sorting error q_i = sum_j H_ij (1 - y_j) / R_i - sum_j T_ij (1 - y_j) / sum_j T_ij, T_ij = H_ij if y_j >= y_i:
             how much better the boxes above i would be, were those sorted right.
         values: means of e and of q.
         gradient, error-driven and no derivative of the values: -(e_i + q_i) / |P| at i; e_i goes to the negatives above

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rog_jax.losses.gap_dense import rank_densely
 from rog_jax.losses.gap_interval import rank_by_intervals
-from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives, sum_over_devices
+from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives
 from rog_jax.losses.pairs import most_of_a_device
 
 METHODS = {"interval": rank_by_intervals, "dense": rank_densely}
@@ -103,7 +103,7 @@ def value_and_gradient(
     if settings.axis_name is None:
         return values, gradient
     devices = jax.lax.psum(1, settings.axis_name)
-    return sum_over_devices(values, settings.axis_name), gradient * devices
+    return jax.lax.psum(values, settings.axis_name), gradient * devices
 
 
 def rank_in_groups(
@@ -159,4 +159,4 @@ def gather_own(x: Float[Array, " P"], positives: Positives) -> Float[Array, " U"
 
 def ranked_dtype(logits: Array) -> jnp.dtype:
     """float64 for float64, float32 for everything else."""
-    return jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    return jnp.dtype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)

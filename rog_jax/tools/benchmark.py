@@ -1,10 +1,11 @@
 """Measures the parts of the program: `python -m rog_jax.tools.benchmark [PART ...] [--config configs/quickstart.py]`.
 
-Parts: gap (both methods against sigmoid cross-entropy on the same logits), losses (every classification loss against
-the same), conv (convolutions and their gradients), detect (candidates before the last NMS), step (a training step),
-inference, loader, evaluation. The loader's figure is a rate over ten seconds, evaluation's one run on made-up results,
-all others are medians after warm-up; printed is one json object. loader reads the training images of the recipe, which
-have to be there. Machines differ and are noisy: compare ratios of one run, not seconds of two.
+Parts: gap (both methods against sigmoid cross-entropy on the same logits), ranking (AP loss and Rank & Sort likewise),
+losses (every classification loss against the same), conv (convolutions and their gradients), detect (candidates before
+the last NMS), step (a training step), inference, loader, evaluation. The loader's figure is a rate over ten seconds,
+evaluation's one run on made-up results, all others are medians after warm-up; printed is one json object. loader reads
+the training images of the recipe, which have to be there. Machines differ and are noisy: compare ratios of one run, not
+seconds of two.
 
 Example:
     python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5
@@ -33,12 +34,13 @@ from rog_jax.tools.benchmark_evaluation import benchmark_evaluation
 from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
 from rog_jax.tools.benchmark_losses import benchmark_losses
+from rog_jax.tools.benchmark_ranking import benchmark_ranking
 from rog_jax.training import runtime
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, make_train_step, to_devices
 
-PARTS = ("gap", "losses", "conv", "detect", "step", "inference", "loader", "evaluation")
+PARTS = ("gap", "ranking", "losses", "conv", "detect", "step", "inference", "loader", "evaluation")
 
 
 def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: int = 0) -> Batch:
@@ -152,6 +154,7 @@ def main() -> None:
     run = {
         "gap": lambda: benchmark_gap(dense=True),
         "losses": benchmark_losses,
+        "ranking": lambda: benchmark_ranking(dense=True),
         "conv": lambda: benchmark_conv(arguments.repeats),
         "detect": lambda: benchmark_detect(arguments.repeats),
         "step": lambda: benchmark_step(config, arguments.repeats),

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.reference import ops
 from tests.reference.losses import step
 
 
@@ -61,7 +62,7 @@ def _mean_miss(weights, targets):
 
 
 def flat_targets(labels, num_classes, of_positives=None):
-    """[N, C] targets of a detector's rows: 1, or the row's number in `of_positives`, at (i, y_i), -1 in padding rows."""
+    """Targets [N, C] of a detector's rows: 1, or the row's number in `of_positives`, at (i, y_i); -1 in padding."""
     targets = np.zeros((len(labels), num_classes))
     for i, label in enumerate(labels):
         if label < 0:
@@ -69,3 +70,49 @@ def flat_targets(labels, num_classes, of_positives=None):
         elif label < num_classes:
             targets[i, label] = 1 if of_positives is None else of_positives[i]
     return targets
+
+
+def dice(logits, targets):
+    """Dice loss of one mask, pixel by pixel."""
+    overlap, squares = 0.0, 1e-5
+    for logit, target in zip(np.ravel(logits), np.ravel(targets), strict=True):
+        p = 1 / (1 + np.exp(-float(logit)))
+        overlap += p * target
+        squares += p * p + target * target
+    return 1 - 2 * overlap / squares
+
+
+def weighted_mean(losses, logits, labels):
+    """Mean of losses [B, P] of the leading rows' positives, each weighted by its row's best score."""
+    total = weights = 0.0
+    for b, p in np.ndindex(losses.shape):
+        if 0 <= labels[b, p] < logits.shape[-1]:
+            best = max(1 / (1 + np.exp(-float(s))) for s in logits[b, p])
+            total += best * losses[b, p]
+            weights += best
+    return total / weights
+
+
+def box_loss(logits, labels, boxes, truths):
+    """Weighted GIoU loss; boxes and truths [B, P, 4] of the leading rows of logits [B, R, C]."""
+    losses = np.array([1 - ops.giou(*pair) for pair in zip(boxes.reshape(-1, 4), truths.reshape(-1, 4), strict=True)])
+    return weighted_mean(losses.reshape(boxes.shape[:2]), logits, labels)
+
+
+def mask_loss(logits, labels, mask_logits, mask_targets):
+    """Weighted Dice loss; masks [B, P, M, M] of the leading rows of logits [B, R, C]."""
+    losses = np.zeros(mask_logits.shape[:2])
+    for at in np.ndindex(losses.shape):
+        losses[at] = dice(mask_logits[at], mask_targets[at])
+    return weighted_mean(losses, logits, labels)
+
+
+def rank_sort_rows(logits, labels, boxes, truths):
+    """Rank & Sort of all images' rows with the IoU of the leading rows' boxes as targets."""
+    ious = np.zeros(labels.shape)
+    for at in np.ndindex(boxes.shape[:2]):
+        ious[at] = ops.iou(boxes[at], truths[at])
+    rank, sort, gradient = rank_sort(
+        logits.ravel(), flat_targets(labels.ravel(), logits.shape[-1], ious.ravel()).ravel()
+    )
+    return rank, sort, gradient.reshape(logits.shape)
