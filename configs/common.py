@@ -186,6 +186,7 @@ def _memory() -> ConfigDict:
     memory.classes = 8  # classes drawn in a step, rarely recognised ones more often
     memory.features = 4  # features drawn of each
     memory.objects = 32  # truths of an image that are looked at, chosen at random
+    memory.fill = True  # one pass over the first epoch's images before training, which stores their features
     return memory
 
 

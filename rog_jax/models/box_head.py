@@ -192,38 +192,36 @@ def own_deltas(
     return jnp.take_along_axis(deltas, own, axis=2)[:, :, 0], positive
 
 
-def predicted_ious(
+def predicted_boxes(
     deltas: Float[Array, "B P sets 4"],
     rois: SampledRoIs,
-    gt_boxes: Float[Array, "B G 4"],
     num_classes: int,
     settings: FrozenConfigDict,
     clamp: str = "both",
-) -> Float[Array, "B R"]:
-    """IoU of each positive's predicted box with its ground truth, 0 in all other slots; no gradient goes through it.
+) -> Float[Array, "B P 4"]:
+    """The box that each leading slot's own deltas give; of no meaning but for positives.
 
     Args:
         deltas: of the leading P slots of each image.
         rois: what was sampled.
-        gt_boxes: ground truths.
         num_classes: C, the label of background.
         settings: `config.roi`.
         clamp: of the deltas, `config.model.box_clamp`.
     """
-    own, positive = own_deltas(jax.lax.stop_gradient(deltas), rois, num_classes)
-    slots = own.shape[1]
-    boxes = box_ops.decode(own, rois.boxes[:, :slots], settings.box_stds, clamp=clamp)
-    truths = jnp.take_along_axis(gt_boxes, rois.matched[:, :slots, None], axis=1)
-    ious = jnp.where(positive, box_ops.iou(boxes, truths), 0)
-    return jnp.pad(ious, ((0, 0), (0, rois.labels.shape[1] - slots)))
+    own, _ = own_deltas(deltas, rois, num_classes)
+    return box_ops.decode(own, rois.boxes[:, : own.shape[1]], settings.box_stds, clamp=clamp)
+
+
+def matched_truths(rois: SampledRoIs, gt_boxes: Float[Array, "B G 4"]) -> Float[Array, "B R 4"]:
+    """The ground truth that each slot is matched to; of no meaning for background."""
+    return jnp.take_along_axis(gt_boxes, rois.matched[..., None], axis=1)
 
 
 def box_targets(
     rois: SampledRoIs, gt_boxes: Float[Array, "B G 4"], settings: FrozenConfigDict
 ) -> Float[Array, "B R 4"]:
     """Deltas from each RoI to its ground truth, over the deltas' standard deviations; of no meaning for background."""
-    truths = jnp.take_along_axis(gt_boxes, rois.matched[..., None], axis=1)
-    return box_ops.encode(truths, rois.boxes, settings.box_stds)
+    return box_ops.encode(matched_truths(rois, gt_boxes), rois.boxes, settings.box_stds)
 
 
 def detect(

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from rog_jax.data import Annotations, check_categories, check_num_classes, load_lvis
 from rog_jax.data.loader import train_loader
@@ -20,9 +22,10 @@ from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
 from rog_jax.training.log import MetricsWatch, RunLog
+from rog_jax.training.memory import uses_memory
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
-from rog_jax.training.step import make_train_step, to_devices
+from rog_jax.training.step import make_fill_step, make_train_step, to_devices
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,8 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     if checkpoints.latest() is not None:
         check_categories(annotations, checkpoints.about()["category_ids"])
         state = checkpoints.restore(state)
+    elif uses_memory(config) and config.loss.memory.fill:
+        state = fill_memory(state, definition, mesh, annotations, plan)
     start = int(jax.device_get(state.step))
     if start > steps:
         raise ValueError(
@@ -123,6 +128,32 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         loader.close()
         log.close()
         checkpoints.close()
+    return state
+
+
+def fill_memory(
+    state: TrainState, definition: ModelDefinition, mesh: Mesh, annotations: Annotations, plan: TrainPlan
+) -> TrainState:
+    """Stores the features of the first epoch's objects, as LOCE does before it trains."""
+    config = definition.config
+    loader = train_loader(
+        annotations,
+        plan,
+        config.data,
+        seed=config.train.seed,
+        start_step=0,
+        num_steps=plan.steps_per_epoch(0),
+        masks=False,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    fill = make_fill_step(definition, mesh)
+    bar = tqdm(loader, unit="step", desc="filling the feature memory", disable=jax.process_index() != 0)
+    try:
+        for number, batch in enumerate(bar):
+            state = fill(state, to_devices(batch, mesh), number)
+    finally:
+        loader.close()
     return state
 
 

@@ -4,17 +4,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rog_jax.data.batch import Batch
 from rog_jax.losses import accumulate_counts
 from rog_jax.losses.normaliser import normaliser
-from rog_jax.models.box_head import box_loss
+from rog_jax.losses.rank_sort_head import rank_sort_mask_loss
+from rog_jax.models.box_head import box_loss, matched_truths
 from rog_jax.models.detector import Detector, TrainOutputs, image_keys
 from rog_jax.models.mask_head import mask_loss, mask_targets
 from rog_jax.models.rpn import rpn_losses, rpn_targets
-from rog_jax.training.memory import draw_rows, memory_box_loss, remember, uses_memory
-from rog_jax.training.ranking import ranking_losses
+from rog_jax.training.memory import MemoryOutputs, draw_rows, memory_box_loss, remember, uses_memory
+from rog_jax.training.ranking import rank_sort_losses, ranking_losses
 from rog_jax.training.state import AXIS
 
 RPN_KEY, ROI_KEY, CLASSIFICATION_KEY, MEMORY_KEY = 0, 1, 2, 3
@@ -63,15 +64,36 @@ def compute_losses(
 
     counts_axis = AXIS if config.loss.gap.counts_scope == "global" else None
     counts = accumulate_counts(memory.class_counts[0], labels, axis_name=counts_axis)
-    losses |= ranking_losses(model, outputs, batch, model.loss.foreground_logits(logits), labels, counts)
-
-    count = normaliser(rows, AXIS)
-    losses["box"] = box_loss(outputs.deltas, outputs.rois, batch.boxes, model.num_classes, config.roi, count)
-    if drawn is not None:
-        losses["box"] += memory_box_loss(drawn, config.roi, count)
-    if outputs.mask_logits is not None:
-        losses["mask"] = _mask_loss(outputs, batch, model.num_classes, config.roi.mask_targets)
+    slots = len(batch.image) * outputs.rois.positives
+    losses |= ranking_losses(model, model.loss.foreground_logits(logits), labels, counts, slots)
+    losses |= _head_losses(model, outputs, batch, drawn, normaliser(rows, AXIS))
     return losses, LossMemory(counts[None], loss_state, features)
+
+
+def _head_losses(
+    model: Detector, outputs: TrainOutputs, batch: Batch, drawn: MemoryOutputs | None, rows: Float[Array, ""]
+) -> dict[str, Float[Array, ""]]:
+    """Losses of boxes and masks; with Rank & Sort, which ranks scores by those boxes, also its own."""
+    config = model.config
+    if config.loss.ranking == "rank_sort":
+        ranked = rank_sort_losses(model, outputs, batch)
+        losses = {"rank": ranked.rank, "sort": ranked.sort}
+        if config.loss.rank_sort.balance_heads:
+            losses["box"] = ranked.box
+            if outputs.mask_logits is not None:
+                logits, targets, _ = _mask_rows(outputs, batch, model)
+                value = losses["rank"] + losses["sort"]
+                losses["mask"] = rank_sort_mask_loss(logits, targets, ranked.weights.reshape(-1), value, AXIS)
+            return losses
+    else:
+        losses = {}
+    losses["box"] = box_loss(outputs.deltas, outputs.rois, batch.boxes, model.num_classes, config.roi, rows)
+    if drawn is not None:
+        losses["box"] += memory_box_loss(drawn, config.roi, rows)
+    if outputs.mask_logits is not None:
+        logits, targets, positive = _mask_rows(outputs, batch, model)
+        losses["mask"] = mask_loss(logits, targets, positive, normaliser(positive.sum(), AXIS))
+    return losses
 
 
 def _rpn_losses(model: Detector, outputs: TrainOutputs, batch: Batch, key: Array) -> dict[str, Float[Array, ""]]:
@@ -104,14 +126,17 @@ def _gt_ids(matched: Int[Array, "B R"], slots: int) -> Int[Array, " N"]:
     return (matched + slots * jnp.arange(len(matched))[:, None]).reshape(-1)
 
 
-def _mask_loss(outputs: TrainOutputs, batch: Batch, num_classes: int, kind: str) -> Float[Array, ""]:
+def _mask_rows(
+    outputs: TrainOutputs, batch: Batch, model: Detector
+) -> tuple[Float[Array, "P M M"], Float[Array, "P M M"], Bool[Array, " P"]]:
+    """Mask logits and targets of all leading slots of all images, and which of them are positives."""
     count = outputs.rois.positives
     labels = outputs.rois.labels[:, :count]
     matched = outputs.rois.matched[:, :count]
-    positive = ((labels >= 0) & (labels < num_classes)).reshape(-1)
+    positive = ((labels >= 0) & (labels < model.num_classes)).reshape(-1)
     masks = jax.vmap(lambda masks, index: masks[index])(batch.masks, matched)  # [B, P, 112, 14]
-    boxes = jax.vmap(lambda boxes, index: boxes[index])(batch.boxes, matched)
+    boxes = matched_truths(outputs.rois, batch.boxes)[:, :count].reshape(-1, 4)
     logits = outputs.mask_logits.reshape(-1, *outputs.mask_logits.shape[2:])
     rois = outputs.rois.boxes[:, :count].reshape(-1, 4)
-    targets = mask_targets(masks.reshape(-1, *masks.shape[2:]), boxes.reshape(-1, 4), rois, logits.shape[-1], kind)
-    return mask_loss(logits, targets, positive, normaliser(positive.sum(), AXIS))
+    kind = model.config.roi.mask_targets
+    return logits, mask_targets(masks.reshape(-1, *masks.shape[2:]), boxes, rois, logits.shape[-1], kind), positive

@@ -7,48 +7,54 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rog_jax.data.batch import Batch
-from rog_jax.losses import ap_loss_of_rows, gap_loss, rank_sort_loss_of_rows
-from rog_jax.models.box_head import predicted_ious
+from rog_jax.losses import ap_loss_of_rows, gap_loss
+from rog_jax.losses.rank_sort_head import HeadLoss, rank_sort_head_loss
+from rog_jax.models.box_head import matched_truths, predicted_boxes
 from rog_jax.models.detector import Detector, TrainOutputs
 from rog_jax.training.state import AXIS
 
 
 def ranking_losses(
     model: Detector,
-    outputs: TrainOutputs,
-    batch: Batch,
     logits: Float[Array, "N C"],
     labels: Int[Array, " N"],
     counts: Int[Array, " C"],
+    max_positives: int,
 ) -> dict[str, Float[Array, ""]]:
-    """The losses that `config.loss.ranking` names; none for "none".
+    """GAP or AP loss, as `config.loss.ranking` says; nothing for any other word.
 
     Args:
         model: with its config.
-        outputs: of the forward pass.
-        batch: this device's images.
         logits: what is ranked, the foreground columns of all rows.
         labels: of the rows.
         counts: positives of each class so far, this batch included.
+        max_positives: rows that can be positives, as sampled.
     """
     loss = model.config.loss
-    if loss.ranking == "none":
-        return {}
-    settings = loss[loss.ranking]
-    shared: dict[str, Any] = {
-        "weight": settings.weight,
-        "delta": settings.delta,
-        "axis_name": AXIS if settings.scope == "global" else None,
-        "max_positives": len(batch.image) * outputs.rois.positives,
-    }
     if loss.ranking == "gap":
-        return {"gap": _gap(model, logits, labels, counts, settings, shared)}
+        return {"gap": _gap(model, logits, labels, counts, max_positives)}
     if loss.ranking == "ap":
+        shared = _shared(loss.ap) | {"max_positives": max_positives}
         return {"ap": ap_loss_of_rows(logits, labels, **shared)}
-    config = model.config
-    boxes = outputs.deltas, outputs.rois, batch.boxes, model.num_classes, config.roi, config.model.box_clamp
-    rank, sort = rank_sort_loss_of_rows(logits, labels, predicted_ious(*boxes).reshape(-1), **shared)
-    return {"rank": rank, "sort": sort}
+    return {}
+
+
+def rank_sort_losses(model: Detector, outputs: TrainOutputs, batch: Batch) -> HeadLoss:
+    """Rank & Sort of the box head's scores by the IoU of its boxes, and its loss of the boxes."""
+    config, rois = model.config, outputs.rois
+    boxes = predicted_boxes(outputs.deltas, rois, model.num_classes, config.roi, config.model.box_clamp)
+    truths = matched_truths(rois, batch.boxes)[:, : boxes.shape[1]]
+    images, rows, columns = outputs.logits.shape
+    logits = model.loss.foreground_logits(outputs.logits.reshape(-1, columns)).reshape(images, rows, -1)
+    settings = config.loss.rank_sort
+    options = {"delta": settings.delta, "weight": settings.weight, "joint_ranking": settings.scope == "global"}
+    return rank_sort_head_loss(logits, rois.labels, boxes, truths, axis_name=AXIS, **options)
+
+
+def _shared(settings: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
+    """Arguments that GAP and AP loss have in common."""
+    axis = AXIS if settings.scope == "global" else None
+    return {"weight": settings.weight, "delta": settings.delta, "axis_name": axis}
 
 
 def _gap(
@@ -56,10 +62,10 @@ def _gap(
     logits: Float[Array, "N C"],
     labels: Int[Array, " N"],
     counts: Int[Array, " C"],
-    settings: ConfigDict | FrozenConfigDict,
-    shared: dict[str, Any],
+    max_positives: int,
 ) -> Float[Array, ""]:
     """GAP with omega from the counts of the run or of the training set; omega of one for every class is gamma 0."""
+    settings = model.config.loss.gap
     return gap_loss(
         logits,
         labels,
@@ -68,7 +74,8 @@ def _gap(
         variant=settings.variant,
         exclude_foreground=settings.exclude_foreground,
         method=settings.method,
-        **shared,
+        max_positives=max_positives,
+        **_shared(settings),
     )
 
 

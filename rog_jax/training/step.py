@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from rog_jax.data.batch import Batch, Detections
-from rog_jax.training.losses import LossMemory, compute_losses
+from rog_jax.training.losses import MEMORY_KEY, LossMemory, compute_losses
+from rog_jax.training.memory import remember
 from rog_jax.training.optimizer import Schedule
 from rog_jax.training.state import AXIS, ModelDefinition, TrainState, state_specs
 
@@ -87,6 +88,35 @@ def make_train_step(
         in_specs=(specs, PartitionSpec(AXIS)),
         out_specs=(specs, PartitionSpec()),
         check_vma=False,  # with it, the gradient of replicated parameters would be summed over devices beforehand
+    )
+    return jax.jit(sharded, donate_argnums=0)
+
+
+def make_fill_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainState, Batch, Array], TrainState]:
+    """The compiled pass that stores the features of a batch's objects in LOCE's memory and does nothing else.
+
+    The state it is given is used up.
+
+    Returns:
+        A function of state, global batch and the batch's number.
+    """
+    seed = definition.config.train.seed
+
+    def fill(state: TrainState, batch: Batch, number: Array) -> TrainState:
+        model = definition.merge(state.trainable, state.fixed)
+        features = model.features(batch.image, batch.image_size)
+        memory = jax.tree.map(lambda x: x[0], state.features)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        memory = remember(model, features, batch, memory, jax.random.fold_in(key, MEMORY_KEY))
+        return state._replace(features=jax.tree.map(lambda x: x[None], memory))
+
+    specs = state_specs(definition)
+    sharded = jax.shard_map(
+        fill,
+        mesh=mesh,
+        in_specs=(specs, PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=specs,
+        check_vma=False,
     )
     return jax.jit(sharded, donate_argnums=0)
 
