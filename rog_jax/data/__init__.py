@@ -2,7 +2,7 @@
 
 from rog_jax.data.annotations import Annotations, DataError, check_categories, check_masks, check_num_classes
 from rog_jax.data.batch import Batch, Detections
-from rog_jax.data.lvis import load_lvis
+from rog_jax.data.lvis import load_coco, load_lvis
 from rog_jax.data.samplers import epoch_indices, repeat_factors
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "check_masks",
     "check_num_classes",
     "epoch_indices",
+    "load_coco",
     "load_lvis",
     "repeat_factors",
 ]

@@ -1,12 +1,15 @@
 """The annotations of a data set as packed NumPy arrays: no Python object per image or per object."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from rog_jax.data.packed import PackedError, PackedFile
 
 Place = int | np.integer
 """Place of an image or an object in the arrays of `Annotations`."""
@@ -52,6 +55,9 @@ class Annotations:
         negative_offsets: image i has negative_labels[negative_offsets[i]] up to negative_offsets[i + 1].
         not_exhaustive_labels: categories of which not every instance is annotated, image after image.
         not_exhaustive_offsets: as negative_offsets.
+        exhaustive: images that were searched for every category, as COCO's are: what is not annotated is not there.
+        packed: the file that arrays are mapped from, if any. Processes that unpickle the annotations map it too,
+            instead of holding a copy each.
     """
 
     source: str
@@ -80,6 +86,16 @@ class Annotations:
     negative_offsets: Int64[np.ndarray, "I+1"]
     not_exhaustive_labels: Int32[np.ndarray, "E"]
     not_exhaustive_offsets: Int64[np.ndarray, "I+1"]
+    exhaustive: Bool[np.ndarray, "I"]
+    packed: PackedFile | None = None
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "packed"}
+        if self.packed is None:
+            return _restored, (None, None, (), values)
+        mapped = tuple(name for name, array in self.packed.arrays.items() if values.get(name) is array)
+        rest = {name: value for name, value in values.items() if name not in mapped}
+        return _restored, (self.packed.path, self.packed.key, mapped, rest)
 
     @property
     def num_images(self) -> int:
@@ -140,6 +156,31 @@ class Annotations:
     def not_exhaustive_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
         """Labels of which not every instance in the image is annotated."""
         return self.not_exhaustive_labels[self.not_exhaustive_offsets[image] : self.not_exhaustive_offsets[image + 1]]
+
+    def verified_categories(self, image: Place) -> Bool[np.ndarray, "C"]:
+        """Categories of which it is known whether the image has them: annotated in it, or looked for and not found."""
+        if self.exhaustive[image]:
+            return np.ones(self.num_classes, bool)
+        verified = np.zeros(self.num_classes, bool)
+        verified[self.labels[self.objects(image)]] = True
+        verified[self.negative_categories(image)] = True
+        return verified
+
+
+def _restored(
+    path: Path | None, key: dict[str, Any] | None, mapped: tuple[str, ...], values: dict[str, Any]
+) -> Annotations:
+    """Unpickled annotations, some of whose arrays lie in a packed file."""
+    if path is None:
+        return Annotations(**values)
+    try:
+        packed = PackedFile(path, key)
+    except (OSError, PackedError) as error:
+        raise DataError(
+            f"{path}, which holds the parsed annotations, cannot be used any more: {error}. It must stay as it is "
+            "during a run. Start again: it is written anew where it has to be."
+        ) from error
+    return Annotations(**values, **{name: packed.arrays[name] for name in mapped}, packed=packed)
 
 
 def frequency_group(image_count: int) -> str:
