@@ -54,7 +54,7 @@ def make(categories: list[dict[str, Any]], out: Path, num_images: int, seed: int
     path = out / "annotations.json"
     with path.open("wb") as file:
         file.write(b'{"categories":' + msgspec.json.encode(categories) + b',"images":[')
-        file.write(b",".join(_image(i, len(categories), rng) for i in range(num_images)))
+        file.write(b",".join(_image(i, categories, rng) for i in range(num_images)))
         file.write(b'],"annotations":[')
         for start in range(0, len(images), _CHUNK):
             chunk = slice(start, start + _CHUNK)
@@ -79,7 +79,7 @@ def _place_objects(
     return np.concatenate(images)[order], np.concatenate(labels)[order]
 
 
-def _image(i: int, num_categories: int, rng: np.random.Generator) -> bytes:
+def _image(i: int, categories: list[dict[str, Any]], rng: np.random.Generator) -> bytes:
     height, width = _PICTURES[i % len(_PICTURES)]
     return msgspec.json.encode(
         {
@@ -89,7 +89,7 @@ def _image(i: int, num_categories: int, rng: np.random.Generator) -> bytes:
             "height": height,
             "width": width,
             "neg_category_ids": [],
-            "not_exhaustive_category_ids": rng.integers(1, num_categories + 1, 2).tolist(),
+            "not_exhaustive_category_ids": [categories[label]["id"] for label in rng.integers(0, len(categories), 2)],
         }
     )
 
