@@ -1,10 +1,8 @@
 """Reads annotations in LVIS and COCO format into packed arrays."""
 
-import logging
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,15 +10,17 @@ import numpy as np
 from rog_jax.data.annotations import Annotations, DataError, frequency_group
 from rog_jax.data.cache import Contents, cached
 from rog_jax.data.image_files import resolved_names
+from rog_jax.data.packing import (
+    MIN_BOX_SIDE,
+    clipped_boxes,
+    count_categories,
+    offsets_of,
+    places_of,
+    unique_ids,
+    warn_left_out,
+)
 from rog_jax.data.records import Category, Image, LabelledBox, Outline, decode, read_tables
 from rog_jax.data.segmentation import SegmentationPacker
-
-logger = logging.getLogger(__name__)
-
-SILENT_OVERHANG = 1.0
-"""Pixels by which a box may stick out of its image without a word: what rounding leaves."""
-MIN_BOX_SIDE = 1.0
-"""Thinner objects are no training objects, in pixels of the file; MMDetection does the same."""
 
 
 def load_lvis(json_path: str | Path, image_folder: str | Path) -> Annotations:
@@ -62,7 +62,7 @@ def _load(path: Path, folder: Path, federated: bool) -> Annotations:
     arrays, texts = dict(contents.arrays), contents.texts
     names, urls = arrays.pop("file_names"), arrays.pop("urls")
     given, stated = texts["frequencies"], arrays.pop("stated_image_counts")
-    _warn_left_out(path, arrays)
+    warn_left_out(path, arrays)
     if federated:
         groups = _frequencies(given, np.where(stated >= 0, stated, arrays["image_counts"]))
     else:
@@ -86,25 +86,17 @@ def _frequencies(given: Sequence[str], counts: np.ndarray) -> tuple[str, ...]:
     return tuple(group or frequency_group(int(count)) for group, count in zip(given, counts, strict=True))
 
 
-def _warn_left_out(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    _warn(
-        path,
-        arrays["annotation_ids"],
-        ~(arrays["trainable"] | arrays["crowd"]),
-        "have no area or are thinner than a pixel: left out of training",
-    )
-    _warn(path, arrays["annotation_ids"], arrays["crowd"], "are crowds: left out of training")
-
-
 def _parse(path: Path) -> Contents:
     tables = read_tables(path)
     categories = sorted(decode(path, "categories", tables.categories, Category), key=lambda category: category.id)
-    category_ids = _unique_ids(path, "category", array("q", [category.id for category in categories]))
+    category_ids = unique_ids(path, "category", array("q", [category.id for category in categories]))
     images = list(decode(path, "images", tables.images, Image))
-    image_ids = _unique_ids(path, "image", array("q", [image.id for image in images]))
+    image_ids = unique_ids(path, "image", array("q", [image.id for image in images]))
     sizes = np.array([(image.height, image.width) for image in images], np.float64).astype(np.int32)
     objects = _read_objects(path, tables.annotations, image_ids, sizes, category_ids)
-    image_counts, instance_counts = _count(objects, len(categories))
+    image_counts, instance_counts = count_categories(
+        objects["labels"], objects["offsets"], ~objects["crowd"], len(categories)
+    )
     arrays = {
         "image_ids": image_ids,
         "image_sizes": sizes,
@@ -140,7 +132,7 @@ def _pack_labels(
     lists = [getattr(image, key) or () for image in images]
     lengths = np.array([len(ids) for ids in lists], np.int64)
     ids = np.array([category_id for ids in lists for category_id in ids], np.int64)
-    labels, known = _places(category_ids, ids)
+    labels, known = places_of(category_ids, ids)
     if not known.all():
         first = int(np.argmin(known))
         image = images[int(np.searchsorted(np.cumsum(lengths), first, side="right"))]
@@ -167,9 +159,9 @@ def _read_objects(
     places = _references(path, ids, image_refs, image_ids, "image_id", "images")
     labels = _references(path, ids, category_refs, category_ids, "category_id", "categories")
     order = np.argsort(places, kind="stable")
-    ids, places = _unique_ids(path, "annotation", ids[order]), places[order]
+    ids, places = unique_ids(path, "annotation", ids[order]), places[order]
     boxes = np.array(flat_boxes).reshape(-1, 4)[order]
-    corners = _clipped(path, ids, image_ids[places], boxes, sizes[places])
+    corners = clipped_boxes(path, ids, image_ids[places], boxes, sizes[places])
     sides = corners[:, 2:] - corners[:, :2]
     areas = np.array(stated_areas)[order]
     areas = np.where(areas >= 0, areas, np.prod(sides, axis=1)).astype(np.float32)
@@ -182,7 +174,7 @@ def _read_objects(
     crowd = np.array(crowd, bool)[order]
     solid = (areas > 0) & (sides >= MIN_BOX_SIDE).all(axis=1) & ~packer.empty()
     return {
-        "offsets": np.searchsorted(places, np.arange(len(image_ids) + 1)).astype(np.int64),
+        "offsets": offsets_of(places, len(image_ids)),
         "annotation_ids": ids,
         "boxes": corners.astype(np.float32),
         "labels": labels[order].astype(np.int32),
@@ -193,19 +185,11 @@ def _read_objects(
     }
 
 
-def _places(known_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each id among `known_ids`, and whether it is one of them."""
-    order = np.argsort(known_ids, kind="stable")
-    ranks = np.minimum(np.searchsorted(known_ids[order], ids), len(known_ids) - 1)
-    places = order[ranks]
-    return places, known_ids[places] == ids
-
-
 def _references(
     path: Path, annotation_ids: np.ndarray, refs: array, known_ids: np.ndarray, key: str, table: str
 ) -> np.ndarray:
     refs = np.array(refs, np.int64)
-    places, known = _places(known_ids, refs)
+    places, known = places_of(known_ids, refs)
     if not known.all():
         first = int(np.argmin(known))
         raise DataError(
@@ -213,55 +197,3 @@ def _references(
             "Correct it, or leave the annotation out."
         )
     return places
-
-
-def _clipped(path: Path, ids: np.ndarray, image_ids: np.ndarray, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes [O, 4] as corners, float64, checked and clipped to images of `sizes` [O, 2]."""
-    limits = np.concatenate([sizes[:, ::-1], sizes[:, ::-1]], axis=1).astype(np.float64)  # [O, 4]: x, y, x, y
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    clipped = np.clip(corners, 0, limits)
-    outside = (corners[:, 2:] < 0).any(axis=1) | (corners[:, :2] > limits[:, 2:]).any(axis=1)
-    outside |= ((clipped[:, 2:] <= clipped[:, :2]) & (boxes[:, 2:] > 0)).any(axis=1)
-    for wrong, what in (
-        ((boxes[:, 2:] < 0).any(axis=1), "has a negative width or height (the format is x, y, width, height)"),
-        (outside, "lies outside its image of {height} x {width} pixels (the format is x, y, width, height)"),
-    ):
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            reason = what.format(height=sizes[i, 0], width=sizes[i, 1])
-            raise DataError(
-                f"{path}: annotation {ids[i]}, image {image_ids[i]}: bbox {boxes[i].tolist()} {reason}. Correct it, or "
-                "leave the annotation out."
-            )
-    overhang = np.abs(clipped - corners).max(axis=1, initial=0) > SILENT_OVERHANG
-    _warn(path, ids, overhang, "stick out of their images: clipped")
-    return clipped
-
-
-def _count(objects: dict[str, np.ndarray], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and instances of each category, [C] and [C], crowds aside."""
-    images = np.repeat(np.arange(len(objects["offsets"]) - 1), np.diff(objects["offsets"]))
-    labels, images = objects["labels"][~objects["crowd"]], images[~objects["crowd"]]
-    pairs = np.unique(images * num_classes + labels)
-    return (
-        np.bincount(pairs % num_classes, minlength=num_classes).astype(np.int64),
-        np.bincount(labels, minlength=num_classes).astype(np.int64),
-    )
-
-
-def _unique_ids(path: Path, what: str, ids: Any) -> np.ndarray:
-    ids = np.array(ids, np.int64)
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) < len(ids):
-        twice = values[counts > 1]
-        raise DataError(
-            f"{path}: {what} id {twice[0]} occurs {counts.max()} times ({len(twice)} such ids). Ids must be unique: "
-            "renumber them, or remove the copies."
-        )
-    return ids
-
-
-def _warn(path: Path, ids: np.ndarray, marked: np.ndarray, what: str) -> None:
-    if marked.any():
-        first = ids[int(np.argmax(marked))]
-        logger.warning("%s: %d objects %s (the first is annotation %d)", path, marked.sum(), what, first)
