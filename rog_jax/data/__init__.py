@@ -3,6 +3,7 @@
 from rog_jax.data.annotations import Annotations, DataError, check_categories, check_masks, check_num_classes
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.data.lvis import load_coco, load_lvis
+from rog_jax.data.openimages import load_openimages
 from rog_jax.data.samplers import epoch_indices, repeat_factors
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "epoch_indices",
     "load_coco",
     "load_lvis",
+    "load_openimages",
     "repeat_factors",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
 
 from rog_jax.data.annotations import DataError
 
@@ -53,6 +54,36 @@ def resolved_names(
         f"{path}: image {image_ids[0]} should be {folder / name}, but neither it nor the next ones are there. Check "
         "config.data.train_images and config.data.val_images."
     )
+
+
+def openimages_names(path: Path, folder: Path, image_names: np.ndarray) -> np.ndarray:
+    """The path of each image of OpenImages relative to `folder`, [I]: `ID.jpg`, or that in the folder of a split.
+
+    Args:
+        path: of the annotation file, for messages.
+        folder: of the images.
+        image_names: ids, [I].
+
+    Raises:
+        DataError: none of the first ten images is there.
+    """
+    probe = image_names[:_PROBED_IMAGES].tolist()
+    for prefix in ("", "train/", "validation/", "test/", "train_{}/"):
+        if any(_is_file(folder / f"{prefix.format(name[:1])}{name}.jpg") for name in probe):
+            return np.array([f"{prefix.format(name[:1])}{name}.jpg" for name in image_names.tolist()])
+    raise DataError(
+        f"{path}: image {probe[0]} should be {folder / probe[0]}.jpg, but neither it nor the next ones are there, nor "
+        "in train, validation, test or train_0 to train_f. Check config.data.train_images and val_images."
+    )
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of a picture, read from the head of its file; None where there is no picture."""
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL's reasons for no picture
+        return None
 
 
 def _is_file(path: Path) -> bool:
