@@ -5,6 +5,8 @@ from rog_jax.data.batch import Batch, Detections
 from rog_jax.data.lvis import load_coco, load_lvis
 from rog_jax.data.openimages import load_openimages
 from rog_jax.data.samplers import epoch_indices, repeat_factors
+from rog_jax.data.sources import load_split
+from rog_jax.data.tfds import load_tfds
 
 __all__ = [
     "Annotations",
@@ -18,5 +20,7 @@ __all__ = [
     "load_coco",
     "load_lvis",
     "load_openimages",
+    "load_split",
+    "load_tfds",
     "repeat_factors",
 ]

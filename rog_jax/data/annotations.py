@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
+from rog_jax.data.image_records import ImageRecords
 from rog_jax.data.packed import PackedError, PackedFile
 
 Place = int | np.integer
@@ -60,6 +61,7 @@ class Annotations:
         ancestors: entry [c, a] tells that category a stands above c in the data's hierarchy; None where there is none.
         positive_labels: categories verified to be in an image beside those annotated, image after image; or None.
         positive_offsets: as negative_offsets.
+        records: where the pictures are if they have no files of their own; `file_names` then only serve messages.
         packed: the file that arrays are mapped from, if any. Processes that unpickle the annotations map it too,
             instead of holding a copy each.
     """
@@ -95,6 +97,7 @@ class Annotations:
     ancestors: Bool[np.ndarray, "C C"] | None = None
     positive_labels: Int32[np.ndarray, "N"] | None = None
     positive_offsets: Int64[np.ndarray, "I+1"] | None = None
+    records: ImageRecords | None = None
     packed: PackedFile | None = None
 
     def __reduce__(self) -> tuple[Callable, tuple]:
@@ -138,6 +141,14 @@ class Annotations:
 
     def image_path(self, image: Place) -> Path:
         return Path(self.image_folder) / str(self.file_names[image])
+
+    def image_bytes(self, image: Place) -> bytes:
+        """An image as its file holds it: JPEG, PNG, ....
+
+        Raises:
+            OSError, ValueError: it cannot be read, or has a name that no file can have.
+        """
+        return self.image_path(image).read_bytes() if self.records is None else self.records.read(int(image))
 
     def segmentation(self, obj: Place) -> list[np.ndarray] | dict[str, Any] | None:
         """The mask of an object: polygons [V, 2] in pixels of the file, COCO's {"size", "counts"}, or None."""

@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import numpy as np
-from PIL import Image
 
 from rog_jax.data.annotations import DataError
 
@@ -75,15 +74,6 @@ def openimages_names(path: Path, folder: Path, image_names: np.ndarray) -> np.nd
         f"{path}: image {probe[0]} should be {folder / probe[0]}.jpg, but neither it nor the next ones are there, nor "
         "in train, validation, test or train_0 to train_f. Check config.data.train_images and val_images."
     )
-
-
-def stored_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) of a picture, read from the head of its file; None where there is no picture."""
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL's reasons for no picture
-        return None
 
 
 def _is_file(path: Path) -> bool:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int64
 
 from rog_jax.data.annotations import Annotations, DataError
 from rog_jax.data.cache import Contents, cached
-from rog_jax.data.image_files import openimages_names, stored_size
+from rog_jax.data.image_files import openimages_names
+from rog_jax.data.images import UnreadableImage, stored_size
 from rog_jax.data.openimages_csv import read_boxes, read_classes, read_labels, read_sizes
 from rog_jax.data.packing import MIN_BOX_SIDE, clipped_boxes, count_categories, offsets_of, warn_left_out
 
@@ -95,6 +96,16 @@ def frequency_fifths(instance_counts: Int64[np.ndarray, "C"]) -> tuple[str, ...]
     return tuple(str(group) for group in groups)
 
 
+def hexadecimal_ids(names: np.ndarray) -> Int64[np.ndarray, "I"]:
+    """The numbers that names of 16 hexadecimal digits stand for; running numbers where a name is none of these."""
+    try:
+        if all(len(name) == 16 for name in names.tolist()):
+            return np.array([int(name, 16) for name in names.tolist()], np.uint64).astype(np.int64)
+    except ValueError:
+        pass
+    return np.arange(1, len(names) + 1)
+
+
 def read_hierarchy(path: Path, keys: Sequence[str]) -> Bool[np.ndarray, "C C"]:
     """Which categories stand above which: entry [c, a] tells that a is an ancestor of c, and not c itself.
 
@@ -154,7 +165,7 @@ def _parse(files: _Files, folder: Path, expand: bool) -> Contents:
     places, labels, corners, group_of = places[order], labels[order], corners[order], group_of[order]
     scale = np.tile(sizes[places][:, ::-1], 2)  # [O, 4]: x, y, x, y
     pixels = corners * scale
-    ids, image_ids = np.arange(1, len(order) + 1), _image_ids(image_names)
+    ids, image_ids = np.arange(1, len(order) + 1), hexadecimal_ids(image_names)
     extents = np.concatenate([pixels[:, :2], pixels[:, 2:] - pixels[:, :2]], axis=1)
     boxes = clipped_boxes(files.boxes, ids, image_names[places], extents, sizes[places])
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -195,7 +206,7 @@ def _stored_sizes(folder: Path, file_names: np.ndarray) -> np.ndarray:
     """(height, width) of each image, from the heads of the files: most of the time is waiting for the disk."""
     logger.info("reading the sizes of %d images from their files; sizes_csv would save that", len(file_names))
     with ThreadPoolExecutor(16) as pool:
-        sizes = list(pool.map(lambda name: stored_size(folder / name), file_names.tolist(), chunksize=64))
+        sizes = list(pool.map(_size_or_none, (folder / name for name in file_names.tolist()), chunksize=64))
     missing = [place for place, size in enumerate(sizes) if size is None]
     if missing:
         raise DataError(
@@ -220,19 +231,16 @@ def _expanded_pairs(pairs: np.ndarray, relation: np.ndarray) -> np.ndarray:
     return np.stack([pairs[source, 0], labels], axis=1)
 
 
+def _size_or_none(path: Path) -> tuple[int, int] | None:
+    try:
+        return stored_size(path)
+    except UnreadableImage:
+        return None
+
+
 def _packed_labels(name: str, pairs: np.ndarray, num_images: int) -> dict[str, np.ndarray]:
     pairs = np.unique(pairs, axis=0)
     return {f"{name}_labels": pairs[:, 1].astype(np.int32), f"{name}_offsets": offsets_of(pairs[:, 0], num_images)}
-
-
-def _image_ids(names: np.ndarray) -> np.ndarray:
-    """The number that a name stands for; running numbers where a name is not of 16 hexadecimal digits."""
-    try:
-        if all(len(name) == 16 for name in names.tolist()):
-            return np.array([int(name, 16) for name in names.tolist()], np.uint64).astype(np.int64)
-    except ValueError:
-        pass
-    return np.arange(1, len(names) + 1)
 
 
 def _path(path: str | Path | None) -> Path | None:

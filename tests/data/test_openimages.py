@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rog_jax.data import Annotations, DataError, cache, load_openimages
-from rog_jax.data.image_files import stored_size
-from rog_jax.data.images import read_image
+from rog_jax.data.images import read_image, stored_size
 from rog_jax.data.openimages import frequency_fifths, read_hierarchy
 
 FOLDER = Path(__file__).parent / "openimages"
