@@ -49,6 +49,7 @@ def _data() -> ConfigDict:
     data.test_short_side = 800  # pixels
     data.flip = 0.5  # probability of a horizontal flip in training
     data.max_objects = 300  # ground truths an image; more are left out at random, and counted
+    data.negatives = False  # batches say which categories are verified in each image, for federated losses
     data.keep_empty_images = False  # images without an object take part in training
     data.min_image_side = 32  # training images with a shorter side are left out, in pixels, as MMDetection does
     data.workers = 4  # loader processes; 0 reads in the training process
@@ -59,9 +60,11 @@ def _data() -> ConfigDict:
 
 def _sampler() -> ConfigDict:
     sampler = ConfigDict()
-    sampler.name = "repeat_factor"  # random | repeat_factor
-    sampler.threshold = 1e-3  # t of repeat factor sampling: categories in a smaller share of the images are repeated
-    sampler.rounding = "ceil"  # ceil (MMDetection, the paper) | stochastic (Detectron2)
+    # random | repeat_factor | instance_aware (factors from images and objects) | class_aware (categories evenly, then
+    # images) | bi_level (categories evenly, then objects)
+    sampler.name = "repeat_factor"
+    sampler.threshold = 1e-3  # t of the two kinds of factors: categories of a smaller share are repeated
+    sampler.rounding = "ceil"  # of factors: ceil (MMDetection, the paper) | stochastic (Detectron2)
     return sampler
 
 

@@ -162,11 +162,10 @@ class Annotations:
             return {"size": size, "counts": self.rle_bytes[start:stop].tobytes()}
         return None
 
-    def category_arrays(self) -> list[np.ndarray]:
-        """For each image the labels that occur among its training objects, each once, rising."""
-        keys = np.unique(self.images_of_objects[self.trainable] * self.num_classes + self.labels[self.trainable])
-        images, labels = np.divmod(keys, max(self.num_classes, 1))
-        return np.split(labels, np.searchsorted(images, np.arange(1, self.num_images)))
+    def object_categories(self) -> list[np.ndarray]:
+        """For each image the labels of its training objects, one an object."""
+        images = self.images_of_objects[self.trainable]
+        return np.split(self.labels[self.trainable], np.searchsorted(images, np.arange(1, self.num_images)))
 
     def negative_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
         """Labels that were looked for in the image and not found."""

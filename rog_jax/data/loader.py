@@ -57,7 +57,7 @@ def train_loader(
     if masks:
         check_masks(annotations)
     local = local_size(plan.batch_size, process_count)
-    settings = ExampleSettings.training(data, masks)
+    settings = ExampleSettings.training(data, masks, annotations.num_classes)
     source = _Slots(plan.batch, plan.batch_size, local, process_index, start_step, num_steps)
     load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed)
     return Loader(source, load, local, data)
@@ -197,7 +197,8 @@ def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, w
 
 
 def _stack(examples: list[Batch]) -> Batch:
-    return Batch(*(np.stack(field) for field in zip(*examples, strict=True)))
+    fields = zip(*examples, strict=True)
+    return Batch(*(None if field[0] is None else np.stack(field) for field in fields))
 
 
 def _start_worker(worker: int, workers: int) -> None:

@@ -32,6 +32,7 @@ class ExampleSettings:
         flip: probability of a horizontal flip in training.
         max_objects: length of the object axis; more objects are left out at random.
         masks: whether examples hold masks.
+        verified: length C of `Batch.verified`; 0 leaves it out.
     """
 
     short_sides: tuple[int, ...]
@@ -40,12 +41,19 @@ class ExampleSettings:
     flip: float
     max_objects: int
     masks: bool
+    verified: int = 0
 
     @classmethod
-    def training(cls, data: Any, masks: bool) -> "ExampleSettings":
-        """Those of config.data for images with their truth."""
+    def training(cls, data: Any, masks: bool, num_classes: int) -> "ExampleSettings":
+        """Those of config.data for images with their truth, of so many categories."""
         return cls(
-            tuple(data.short_sides), data.test_short_side, data.max_long_side, data.flip, data.max_objects, masks
+            short_sides=tuple(data.short_sides),
+            test_short_side=data.test_short_side,
+            max_long_side=data.max_long_side,
+            flip=data.flip,
+            max_objects=data.max_objects,
+            masks=masks,
+            verified=num_classes if data.negatives else 0,
         )
 
     @classmethod
@@ -112,6 +120,7 @@ def make_example(
         original_size=np.array(size, np.int32),
         index=np.int32(image),
         dropped=np.int32(len(objects) - len(kept)),
+        verified=annotations.verified_categories(image) if settings.verified else None,
     )
 
 
@@ -128,6 +137,7 @@ def empty_example(shape: tuple[int, int], settings: ExampleSettings, unreadable:
         masks=np.zeros((settings.max_objects, *crops), np.uint8),
         dropped=np.int32(0),
         unreadable=np.int32(unreadable),
+        verified=np.zeros(settings.verified, bool) if settings.verified else None,
     )
 
 

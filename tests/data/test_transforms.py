@@ -83,7 +83,7 @@ def test_smallest_shape():
 
 
 def example_settings(**changes) -> ExampleSettings:
-    return ExampleSettings.training(data_config(**changes), masks=True)
+    return ExampleSettings.training(data_config(**changes), masks=True, num_classes=3)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -179,6 +179,6 @@ def test_image_that_does_not_fit_is_an_error(tmp_path):
 
 def test_without_masks_the_mask_field_is_empty(tmp_path):
     annotations = load_lvis(*write_data_set(tmp_path, make_records(1)))
-    example = make_example(annotations, 0, SHAPE, ExampleSettings.training(data_config(), masks=False))
+    example = make_example(annotations, 0, SHAPE, ExampleSettings.training(data_config(), masks=False, num_classes=3))
     assert example.masks.shape == (4, 0, 0)
     assert example.labels[0] == 0
