@@ -48,6 +48,14 @@ def _data() -> ConfigDict:
     data.max_long_side = 1333  # pixels
     data.test_short_side = 800  # pixels
     data.flip = 0.5  # probability of a horizontal flip in training
+    data.scale_jitter = ()  # (0.1, 2.0): large-scale jitter instead of short_sides; 1 just fits the padded shape
+    data.crop = 0.0  # probability of a random crop in training; one object's centre stays in
+    data.crop_shares = (0.5, 1.0)  # smallest and largest share of each side that a crop leaves
+    data.photometric = 0.0  # probability of random brightness, contrast, saturation and hue (SSD's strengths)
+    data.copy_paste = ConfigDict()
+    data.copy_paste.probability = 0.0  # that objects of another training image are pasted onto an image
+    data.copy_paste.even = False  # pasted are objects of a category drawn evenly: rare ones far more than they occur
+    data.copy_paste.max_objects = 10  # pasted onto an image
     data.max_objects = 300  # ground truths an image; more are left out at random, and counted
     data.negatives = False  # batches say which categories are verified in each image, for federated losses
     data.keep_empty_images = False  # images without an object take part in training

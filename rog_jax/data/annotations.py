@@ -130,6 +130,10 @@ class Annotations:
         """Objects that have polygons or run lengths."""
         return (np.diff(self.object_polygons) > 0) | (np.diff(self.rle_offsets) > 0)
 
+    def images_of(self, objects: Place | Int64[np.ndarray, "K"]) -> Int64[np.ndarray, "..."] | np.int64:
+        """The image of an object or of several, found without an array of the length of all."""
+        return np.searchsorted(self.offsets, objects, side="right") - 1
+
     def objects(self, image: Place) -> slice:
         """The objects of an image, for indexing the arrays of length O."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
@@ -157,7 +161,7 @@ class Annotations:
             return [self.points[self.polygon_offsets[p] : self.polygon_offsets[p + 1]] for p in range(start, stop)]
         start, stop = self.rle_offsets[obj : obj + 2]
         if stop > start:
-            image = int(np.searchsorted(self.offsets, obj, side="right")) - 1
+            image = int(self.images_of(obj))
             size = [int(side) for side in self.image_sizes[image]]
             return {"size": size, "counts": self.rle_bytes[start:stop].tobytes()}
         return None

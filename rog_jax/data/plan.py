@@ -8,7 +8,8 @@ from jaxtyping import Int32, Int64
 
 from rog_jax.data.annotations import Annotations, DataError
 from rog_jax.data.samplers import make_sampler
-from rog_jax.data.transforms import resized_size, smallest_shape
+from rog_jax.data.transforms import smallest_shape
+from rog_jax.data.views import resized_size
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from rog_jax.data.transforms import (
     ExampleSettings,
     choose_objects,
     make_example,
-    resized_size,
     smallest_shape,
 )
+from rog_jax.data.views import resized_size
 from tests.reference.data import (
     COLORS,
     changed,
@@ -43,7 +43,7 @@ def test_rasterize_equals_naive_even_odd(seed):
     polygon = rng.uniform(-4, 20, (rng.integers(3, 12), 2)).astype(np.float32)  # crosses itself and the border
     if seed % 2:
         polygon = np.round(polygon * 2) / 2  # vertices on centres of cells
-    got = rasterize(polygon, 16)
+    got = rasterize(polygon, (16, 16))
     np.testing.assert_array_equal(got, naive_rasterize(polygon.astype(np.float64), 16))
     assert got.any()
 
