@@ -30,16 +30,39 @@ def get_config() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    data.train_json = ""  # LVIS json of the training images
-    data.train_images = ""  # folder that the json's file names (or the tails of its coco_url) are relative to
+    data.source = ""  # tfds:NAME (tfds:lvis, tfds:coco/2017): a data set that TFDS has prepared; empty: the files below
+    data.format = "lvis"  # lvis | coco | openimages: how train_json and val_json are read
+    data.train_json = ""  # annotations of the training images: a json, or OpenImages's CSV of boxes
+    data.train_images = ""  # folder that the file names (or the tails of coco_url) are relative to
     data.val_json = ""
     data.val_images = ""
+    data.tfds_dir = ""  # where TFDS keeps its data sets; empty: its own default
+    data.train_split = "train"  # of TFDS
+    data.val_split = "validation"
+    data.openimages = ConfigDict()
+    data.openimages.classes_csv = ""  # LabelName, DisplayName
+    data.openimages.hierarchy_json = ""  # empty: none
+    data.openimages.train_labels_csv = ""  # verified labels of images; empty: none
+    data.openimages.val_labels_csv = ""
+    data.openimages.train_sizes_csv = ""  # ImageID, Width, Height; empty: sizes are read from the image files, once
+    data.openimages.val_sizes_csv = ""
+    data.openimages.expand = False  # boxes and labels of ancestors are added
+    data.openimages.train_group_of = True  # group-of boxes are objects of training (MMDetection)
     data.shapes = ((832, 1344), (1344, 832))  # padded (height, width), pixels; an image takes the smallest it fits
     data.short_sides = (640, 672, 704, 736, 768, 800)  # training scale jitter: the short side is one of these, pixels
     data.max_long_side = 1333  # pixels
     data.test_short_side = 800  # pixels
     data.flip = 0.5  # probability of a horizontal flip in training
+    data.scale_jitter = ()  # (0.1, 2.0): large-scale jitter instead of short_sides; 1 just fits the padded shape
+    data.crop = 0.0  # probability of a random crop in training; one object's centre stays in
+    data.crop_shares = (0.5, 1.0)  # smallest and largest share of each side that a crop leaves
+    data.photometric = 0.0  # probability of random brightness, contrast, saturation and hue (SSD's strengths)
+    data.copy_paste = ConfigDict()
+    data.copy_paste.probability = 0.0  # that objects of another training image are pasted onto an image
+    data.copy_paste.even = False  # pasted are objects of a category drawn evenly: rare ones far more than they occur
+    data.copy_paste.max_objects = 10  # pasted onto an image
     data.max_objects = 300  # ground truths an image; more are left out at random, and counted
+    data.negatives = False  # batches say which categories are verified in each image, for federated losses
     data.keep_empty_images = False  # images without an object take part in training
     data.min_image_side = 32  # training images with a shorter side are left out, in pixels, as MMDetection does
     data.workers = 4  # loader processes; 0 reads in the training process
@@ -50,9 +73,11 @@ def _data() -> ConfigDict:
 
 def _sampler() -> ConfigDict:
     sampler = ConfigDict()
-    sampler.name = "repeat_factor"  # random | repeat_factor
-    sampler.threshold = 1e-3  # t of repeat factor sampling: categories in a smaller share of the images are repeated
-    sampler.rounding = "ceil"  # ceil (MMDetection, the paper) | stochastic (Detectron2)
+    # random | repeat_factor | instance_aware (factors from images and objects) | class_aware (categories evenly, then
+    # images) | bi_level (categories evenly, then objects)
+    sampler.name = "repeat_factor"
+    sampler.threshold = 1e-3  # t of the two kinds of factors: categories of a smaller share are repeated
+    sampler.rounding = "ceil"  # of factors: ceil (MMDetection, the paper) | stochastic (Detectron2)
     return sampler
 
 

@@ -14,6 +14,7 @@ from grain.experimental import DatasetOptions, WithOptionsIterDataset
 
 from rog_jax.data.annotations import Annotations, DataError, check_masks
 from rog_jax.data.batch import Batch
+from rog_jax.data.copy_paste import PasteSource
 from rog_jax.data.images import cv2
 from rog_jax.data.plan import PlannedBatch, TrainPlan, eval_batches
 from rog_jax.data.transforms import ExampleSettings, empty_example, make_example
@@ -57,9 +58,10 @@ def train_loader(
     if masks:
         check_masks(annotations)
     local = local_size(plan.batch_size, process_count)
-    settings = ExampleSettings.training(data, masks)
+    settings = ExampleSettings.training(data, masks, annotations.num_classes)
     source = _Slots(plan.batch, plan.batch_size, local, process_index, start_step, num_steps)
-    load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed)
+    pasting = PasteSource(annotations, data.copy_paste.even) if settings.paste else None
+    load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed, pasting=pasting)
     return Loader(source, load, local, data)
 
 
@@ -175,11 +177,17 @@ class _Slots:
         return _Slot(int(planned.indices[slot]), planned.shape, step * self._batch_size + slot)
 
 
-def _load(slot: _Slot, annotations: Annotations, settings: ExampleSettings, seed: int | None) -> Batch:
+def _load(
+    slot: _Slot,
+    annotations: Annotations,
+    settings: ExampleSettings,
+    seed: int | None,
+    pasting: PasteSource | None = None,
+) -> Batch:
     if slot.image < 0:
         return empty_example(slot.shape, settings)
     rng = None if seed is None else np.random.default_rng([seed, slot.position])
-    return make_example(annotations, slot.image, slot.shape, settings, rng)
+    return make_example(annotations, slot.image, slot.shape, settings, rng, pasting)
 
 
 def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, workers: int, prefetch: int) -> Any:
@@ -197,7 +205,8 @@ def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, w
 
 
 def _stack(examples: list[Batch]) -> Batch:
-    return Batch(*(np.stack(field) for field in zip(*examples, strict=True)))
+    fields = zip(*examples, strict=True)
+    return Batch(*(None if field[0] is None else np.stack(field) for field in fields))
 
 
 def _start_worker(worker: int, workers: int) -> None:

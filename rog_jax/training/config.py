@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 CHOICES = {
-    "sampler.name": ("random", "repeat_factor"),
+    "data.format": ("lvis", "coco", "openimages"),
+    "sampler.name": ("random", "repeat_factor", "instance_aware", "class_aware", "bi_level"),
     "sampler.rounding": ("ceil", "stochastic"),
     "model.norm": ("frozen_batch", "group"),
     "model.dtype": ("float32", "bfloat16"),

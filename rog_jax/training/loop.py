@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from rog_jax.data import Annotations, check_categories, check_num_classes, load_lvis
+from rog_jax.data import Annotations, check_categories, check_num_classes, load_split
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.data.statistics import ClassStatistics
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_config(config, mesh.size)
 
     ### Data.
-    annotations = load_lvis(config.data.train_json, config.data.train_images)
+    annotations = load_split(config.data, "train")
     config = with_num_classes(config, annotations)
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, config.train.seed)
     steps, milestones = schedule_steps(config, plan)
