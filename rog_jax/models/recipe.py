@@ -64,6 +64,8 @@ def with_recipe(config: ConfigDict) -> ConfigDict:
         section, name = path.split(".")
         if config[section][name] in (None, "auto"):
             config[section][name] = value
+    if loss == "federated" and config.loss.federated.negatives == "verified":
+        config.data.negatives = True  # the loss asks each batch for them
     if config.optim.milestones is None:
         config.optim.milestones = MILESTONES.get((loss, config.train.epochs), usual_milestones(config.train.epochs))
     return config

@@ -73,6 +73,13 @@ def test_an_open_config_stays_open():
     assert config.optim.warmup_steps is None
 
 
+def test_verified_negatives_come_with_the_batches():
+    config = common.get_config()
+    config.loss.classification, config.loss.federated.negatives = "federated", "verified"
+    assert with_recipe(config).data.negatives
+    assert not chosen("federated").data.negatives
+
+
 def test_milestones_of_other_lengths_are_in_proportion():
     assert usual_milestones(24) == (16, 22)
     assert usual_milestones(36) == (24, 33)
