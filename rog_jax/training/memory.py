@@ -65,7 +65,8 @@ def remember(model: Detector, features: list[Array], batch: Batch, memory: Featu
         usable = (labels >= 0) & (index >= 0)
         chosen = jnp.argsort(jnp.where(usable, jax.random.uniform(choice, labels.shape), 2))[:count]
         around = feature_memory.jittered_boxes(boxes[chosen], jitter, size)  # [O, 16, 4]
-        targets = box_ops.encode(boxes[chosen][:, None], around, model.config.roi.box_stds)
+        truths = jnp.broadcast_to(boxes[chosen][:, None], around.shape)
+        targets = box_ops.encode(truths, around, model.config.roi.box_stds)
         kept = jnp.where(usable[chosen], labels[chosen], -1)
         return around.reshape(-1, 4), targets.reshape(-1, 4), jnp.repeat(kept, around.shape[1])
 
