@@ -38,7 +38,8 @@ def benchmark_ranking(positives: int = 256, rounds: int = 15, dense: bool = Fals
     report: dict = {"positives": positives, "device": jax.devices()[0].device_kind}
     for name, shape in SHAPES.items():
         scenes = {scene: _run(shape, *moments, positives, rounds, dense) for scene, moments in SCENES.items()}
-        report[name] = {"rows": shape[0], "columns": shape[1], "logits_mb": 4e-6 * shape[0] * shape[1], **scenes}
+        megabytes = round(4e-6 * shape[0] * shape[1], 2)
+        report[name] = {"rows": shape[0], "columns": shape[1], "logits_mb": megabytes, **scenes}
     return report
 
 
