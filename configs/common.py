@@ -67,7 +67,8 @@ def _data() -> ConfigDict:
     data.min_image_side = 32  # training images with a shorter side are left out, in pixels, as MMDetection does
     data.workers = 4  # loader processes; 0 reads in the training process
     data.prefetch = 2  # batches that each worker keeps ready
-    data.max_unreadable = 100  # unreadable images after which training stops
+    data.max_unreadable = 100  # unreadable images after which a run stops
+    data.max_restarts = 3  # times that dead loader processes are started again before a run stops
     return data
 
 

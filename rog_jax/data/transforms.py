@@ -207,8 +207,10 @@ def choose_objects(count: int, limit: int, rng: np.random.Generator | None) -> I
 
 def _draw(canvas: np.ndarray, annotations: Annotations, image: Place, view: View) -> bool:
     """Writes what a view shows to the canvas; False, and a word in the log, where the image cannot be read."""
+    height, width = annotations.image_sizes[image].tolist()
+    whole = view.window == (0, 0, width, height)
     try:
-        place_view(canvas, read_annotated(annotations, image), view)
+        place_view(canvas, read_annotated(annotations, image, view.size if whole else None), view, whole)
     except UnreadableImage as error:
         _report_unreadable(str(annotations.image_path(image)), str(error))
         return False

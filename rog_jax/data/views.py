@@ -123,10 +123,20 @@ def cropped_view(
     return View((left, top, right, bottom), size, view.flip)
 
 
-def place_view(canvas: UInt8[np.ndarray, "H W 3"], pixels: UInt8[np.ndarray, "h w 3"], view: View) -> None:
-    """Writes what a view shows of an image to the upper left corner of the canvas."""
+def place_view(canvas: UInt8[np.ndarray, "H W 3"], pixels: UInt8[np.ndarray, "h w 3"], view: View, whole: bool) -> None:
+    """Writes what a view shows of an image to the upper left corner of the canvas.
+
+    Args:
+        canvas: of the padded example.
+        pixels: of the file, or, for a view of the whole, the file at a part of its size.
+        view: what is shown.
+        whole: whether it shows the whole image.
+    """
     left, top, right, bottom = view.window
-    part = pixels[top:bottom, left:right]
-    if part.shape[:2] != view.size:
-        part = cv2.resize(part, view.size[::-1], interpolation=cv2.INTER_LINEAR)
-    canvas[: view.size[0], : view.size[1]] = part[:, ::-1] if view.flip else part
+    part = pixels if whole else pixels[top:bottom, left:right]
+    part = cv2.flip(part, 1) if view.flip else part
+    target = canvas[: view.size[0], : view.size[1]]
+    if part.shape[:2] == view.size:
+        target[:] = part
+    else:
+        cv2.resize(part, view.size[::-1], dst=target, interpolation=cv2.INTER_LINEAR)

@@ -1,5 +1,6 @@
 """Loaders: the same batches for any number of workers, hosts and restarts; counting and stopping at bad files."""
 
+import multiprocessing
 import os
 import signal
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from rog_jax.data import Annotations, Batch, DataError, load_lvis
-from rog_jax.data.loader import Loader, eval_loader, train_loader
+from rog_jax.data.loader import Loader, eval_loader, prefetched, train_loader
 from rog_jax.data.plan import TrainPlan
 from tests.reference.data import changed, data_config, make_records, rectangle, sampler_config, write_data_set
 
@@ -129,17 +130,41 @@ def test_worker_processes_give_the_same_batches_and_close(annotations):
     loader.close()
 
 
-def test_killed_worker_is_reported(annotations):
-    import multiprocessing
-
-    before = set(multiprocessing.active_children())
-    loader = make_loader(annotations, steps=2000, workers=1)
-    next(loader)
-    (worker,) = set(multiprocessing.active_children()) - before
+def kill_worker(others: set) -> None:
+    (worker,) = set(multiprocessing.active_children()) - others
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"loader process died .* config.data.workers"):
+    worker.join()
+
+
+def test_killed_worker_is_replaced_and_no_batch_is_lost(annotations, caplog):
+    before = set(multiprocessing.active_children())
+    loader = make_loader(annotations, steps=40, workers=1, data={"max_restarts": 2})
+    batches = [next(loader) for _ in range(3)]
+    kill_worker(before)
+    batches += list(loader)
+    assert loader.restarts == 1
+    assert "a loader process died at batch" in caplog.text
+    assert_same(batches, list(make_loader(annotations, steps=40)))
+
+
+def test_workers_that_keep_dying_end_the_run(annotations):
+    before = set(multiprocessing.active_children())
+    loader = make_loader(annotations, steps=2000, workers=1, data={"max_restarts": 0})
+    next(loader)
+    kill_worker(before)
+    with pytest.raises(RuntimeError, match=r"loader process died .* after 0 restarts.* config.data.workers"):
         for _ in loader:
             pass
+
+
+def test_prefetched_batches_come_in_order_and_are_put_ahead(annotations):
+    put: list[int] = []
+    source = iter(range(5))
+    pairs = prefetched(source, lambda batch: put.append(batch) or -batch, ahead=2)
+    assert next(pairs) == (0, 0)
+    assert put == [0, 1, 2]
+    assert list(pairs) == [(1, -1), (2, -2), (3, -3), (4, -4)]
+    assert list(prefetched([], abs)) == []
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
