@@ -1,7 +1,7 @@
 """From detections to results files, LVIS figures, tables and pictures."""
 
 from rog_jax.evaluation.inference import ResultPaths, run_inference
-from rog_jax.evaluation.lvis import evaluate_lvis
+from rog_jax.evaluation.lvis import evaluate_lvis, evaluate_lvis_fixed
 from rog_jax.evaluation.pictures import save_pictures
 from rog_jax.evaluation.summary import format_table, write_metrics, write_per_class
 from rog_jax.evaluation.truth import Truth, load_truth
@@ -10,6 +10,7 @@ __all__ = [
     "ResultPaths",
     "Truth",
     "evaluate_lvis",
+    "evaluate_lvis_fixed",
     "format_table",
     "load_truth",
     "run_inference",

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from rog_jax.data import Annotations, check_categories, load_lvis
 from rog_jax.data.loader import eval_loader
 from rog_jax.evaluation.inference import ResultPaths, run_inference
+from rog_jax.evaluation.json_stream import iter_records
 from rog_jax.evaluation.lvis import evaluate_lvis
 from rog_jax.evaluation.pictures import save_pictures
-from rog_jax.evaluation.results_file import iter_records
 from rog_jax.evaluation.summary import format_table, write_metrics, write_per_class
 from rog_jax.evaluation.truth import Truth, load_truth
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints

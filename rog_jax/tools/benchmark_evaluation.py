@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rog_jax.evaluation.lvis import Evaluator, evaluate_lvis
+from rog_jax.evaluation.evaluators import Evaluator
+from rog_jax.evaluation.lvis import evaluate_lvis
 from rog_jax.evaluation.paste import encode_detection_mask
 from rog_jax.evaluation.results import ResultWriter, merge_shards
 from rog_jax.evaluation.truth import Truth

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rog_jax.evaluation import evaluate_lvis
+from rog_jax.evaluation import evaluate_lvis, evaluate_lvis_fixed
 from rog_jax.evaluation.truth import load_truth
 
 HAS_OFFICIAL = any(found.name == "lvis" for found in importlib.metadata.distributions())
@@ -58,6 +58,10 @@ def test_golden(shared, golden_truth, kind, cap, evaluator):
     per_category = {str(key): value for key, value in metrics.pop("per_category").items()}
     assert per_category == pytest.approx(expected["per_category"], abs=tolerance, rel=0)
     assert metrics == pytest.approx(expected["summary"], abs=tolerance, rel=0)
+    if cap == -1:  # no category has over 10,000 detections
+        fixed = evaluate_lvis_fixed(golden_truth, results, kind, evaluator=evaluator)
+        assert {str(key): value for key, value in fixed.pop("per_category").items()} == per_category
+        assert list(fixed.values()) == list(metrics.values())
 
 
 def random_case(seed: int) -> tuple[dict, list[dict], list[dict]]:
@@ -168,6 +172,8 @@ def test_compressed_results(case, tmp_path):
         (lambda truth: truth["annotations"][1].pop("area"), r"annotations\[1\] has no 'area'"),
         (lambda truth: truth["annotations"][0].update(image_id=5), r"annotations\[0\]: image_id 5 is unknown"),
         (lambda truth: truth["annotations"][2].update(category_id=5), r"annotations\[2\]: category_id 5 is unknown"),
+        (lambda truth: truth["images"][0].update(neg_category_ids=[1, 8]), r"images\[0\]: neg_category_ids has 8"),
+        (lambda truth: truth["categories"].clear(), "the list 'categories' is empty"),
         (lambda truth: truth["categories"].append(3), r"categories\[3\] is no json object"),
     ],
 )

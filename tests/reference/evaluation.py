@@ -53,12 +53,12 @@ def _bilinear(cells: np.ndarray, v: float, u: float) -> float:
     return total
 
 
-def best_of_each_image(records: list[dict], number: int) -> list[dict]:
-    """The records that the official evaluator keeps, in the order of the file."""
-    of_image = defaultdict(list)
+def best_of_each(key: str, records: list[dict], number: int) -> list[dict]:
+    """The best records of each image (as the official evaluator keeps them) or category, in the order of the file."""
+    groups = defaultdict(list)
     for place, record in enumerate(records):
-        of_image[record["image_id"]].append((place, record))
+        groups[record[key]].append((place, record))
     kept = []
-    for places in of_image.values():
+    for places in groups.values():
         kept += sorted(places, key=lambda item: item[1]["score"], reverse=True)[:number]
     return [record for _, record in sorted(kept, key=lambda item: item[0])]
