@@ -49,7 +49,7 @@ def evaluate_lvis(
         raise ValueError(f"max_detections is {max_detections}: it must be positive, or -1 for no limit.")
     truth, results = read_both(annotations_json, results_json, iou_type, evaluator)
     precision, recall = lvis_curves(truth, keep_best(results, max_detections), evaluator)
-    return _all_figures(truth, precision, recall, f"@{max_detections}")
+    return all_figures(truth, precision, recall, f"@{max_detections}")
 
 
 def evaluate_lvis_fixed(
@@ -81,7 +81,7 @@ def evaluate_lvis_fixed(
         raise ValueError(f"max_per_category is {max_per_category}: it must be positive.")
     truth, results = read_both(annotations_json, results_json, iou_type, evaluator)
     precision, recall = lvis_curves(truth, keep_best_of_categories(results, max_per_category), evaluator)
-    return _all_figures(truth, precision, recall, "")
+    return all_figures(truth, precision, recall, "")
 
 
 def read_both(
@@ -129,7 +129,8 @@ def recall_figures(recall: Recall, suffix: str) -> dict[str, float]:
     return {f"AR{size}{suffix}": _mean(recall[..., area]) for size, area in AREAS.items()}
 
 
-def _all_figures(truth: Truth, precision: Precision, recall: Recall, suffix: str) -> dict[str, Any]:
+def all_figures(truth: Truth, precision: Precision, recall: Recall, suffix: str) -> dict[str, Any]:
+    """What `evaluate_lvis` returns; `suffix` follows the names of the recalls."""
     per_category, _ = category_figures(truth, precision)
     figures = precision_figures(truth, precision) | recall_figures(recall, suffix)
     return figures | {"per_category": per_category}
