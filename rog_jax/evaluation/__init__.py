@@ -1,6 +1,7 @@
 """From detections to results files, LVIS figures, tables and pictures."""
 
 from rog_jax.evaluation.boundary import evaluate_boundary
+from rog_jax.evaluation.coco import evaluate_coco
 from rog_jax.evaluation.inference import ResultPaths, run_inference
 from rog_jax.evaluation.lvis import evaluate_lvis, evaluate_lvis_fixed
 from rog_jax.evaluation.pictures import save_pictures
@@ -12,6 +13,7 @@ __all__ = [
     "ResultPaths",
     "Truth",
     "evaluate_boundary",
+    "evaluate_coco",
     "evaluate_lvis",
     "evaluate_lvis_fixed",
     "evaluate_lvis_pooled",
