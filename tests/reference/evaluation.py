@@ -148,3 +148,47 @@ def judge(found: list[dict], objects: list[dict], iou, threshold: float, exhaust
 def mean_defined(values) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan
+
+
+def openimages_average_precision(images: list[dict], label: int, use_groups: bool) -> float:
+    """The challenge's AP of a class: the area under the precision envelope, one detection and one box at a time."""
+    ranked, number = [], 0
+    for image in images:
+        truth = image["ground_truth"]
+        boxes = [
+            (box, group and use_groups)
+            for box, owner, group in zip(truth["boxes"], truth["labels"], truth["group_of"], strict=True)
+            if owner == label
+        ]
+        number += len(boxes)
+        found = sorted((d for d in image["detections"] if d["label"] == label), key=lambda d: -d["score"])
+        single, groups = [box for box, group in boxes if not group], [box for box, group in boxes if group]
+        taken, group_score = set(), {}
+        for detection in found:
+            overlaps = [_overlap(detection["bbox"], box, of_union=True) for box in single]
+            best = max(range(len(single)), key=lambda place: (overlaps[place], -place), default=None)
+            if best is not None and overlaps[best] >= 0.5 and best not in taken:
+                taken.add(best)
+                ranked.append((detection["score"], label, True))
+                continue
+            overlaps = [_overlap(detection["bbox"], box, of_union=False) for box in groups]
+            best = max(range(len(groups)), key=lambda place: (overlaps[place], -place), default=None)
+            if best is not None and overlaps[best] >= 0.5:
+                if best not in group_score:
+                    group_score[best] = detection["score"]
+                    ranked.append((detection["score"], label, True))
+            else:
+                ranked.append((detection["score"], label, False))
+    if not number:
+        return math.nan
+    ranked = [right for _, _, right in sorted(ranked, key=lambda item: -item[0])]
+    precision = [sum(ranked[: n + 1]) / (n + 1) for n in range(len(ranked))]
+    return sum(max(precision[n:]) for n, right in enumerate(ranked) if right) / number
+
+
+def _overlap(detection: list, box: list, of_union: bool) -> float:
+    width = min(detection[2], box[2]) - max(detection[0], box[0])
+    height = min(detection[3], box[3]) - max(detection[1], box[1])
+    common = max(width, 0) * max(height, 0)
+    own, other = ((b[2] - b[0]) * (b[3] - b[1]) for b in (detection, box))
+    return common / (own + other - common if of_union else own)
