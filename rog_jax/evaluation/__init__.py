@@ -1,6 +1,7 @@
 """From detections to results files, LVIS figures, tables and pictures."""
 
 from rog_jax.evaluation.boundary import evaluate_boundary
+from rog_jax.evaluation.calibration import norcal_scores
 from rog_jax.evaluation.coco import evaluate_coco
 from rog_jax.evaluation.inference import ResultPaths, run_inference
 from rog_jax.evaluation.lvis import evaluate_lvis, evaluate_lvis_fixed
@@ -19,6 +20,7 @@ __all__ = [
     "evaluate_lvis_pooled",
     "format_table",
     "load_truth",
+    "norcal_scores",
     "run_inference",
     "save_pictures",
     "write_metrics",

@@ -43,30 +43,3 @@ def gap(logits, labels, counts, *, delta=0.5, gamma=1.0, weight=1.0, variant="pa
             for j, h in above.items():
                 gradient[j] += importance * h / rank
     return value, gradient
-
-
-def sigmoid_ce(logits, labels):
-    """Value and gradient of sigmoid cross-entropy over C + 1 columns, divided by the rows that are no padding."""
-    logits = np.asarray(logits, np.float64)
-    rows = [i for i, label in enumerate(labels) if label >= 0]
-    value, gradient = 0.0, np.zeros_like(logits)
-    for i in rows:
-        for c, x in enumerate(logits[i]):
-            target = float(c == labels[i])
-            value += np.logaddexp(0, -x) if target else np.logaddexp(0, x)
-            gradient[i, c] = (1 / (1 + np.exp(-x)) - target) / len(rows)
-    return value / len(rows), gradient
-
-
-def softmax_ce(logits, labels, weights):
-    """Value and gradient of weighted softmax cross-entropy, divided by the rows with a weight."""
-    logits = np.asarray(logits, np.float64)
-    rows = [i for i, label in enumerate(labels) if label >= 0]
-    normalizer = max(sum(weights[i] > 0 for i in rows), 1) + np.finfo(np.float32).eps
-    value, gradient = 0.0, np.zeros_like(logits)
-    for i in rows:
-        exponentials = np.exp(logits[i] - logits[i].max())
-        probabilities = exponentials / exponentials.sum()
-        value -= weights[i] * np.log(probabilities[labels[i]]) / normalizer
-        gradient[i] = weights[i] * (probabilities - (np.arange(logits.shape[1]) == labels[i])) / normalizer
-    return value, gradient

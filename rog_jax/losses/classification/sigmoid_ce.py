@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from rog_jax.losses.classification.base import ClassificationLoss, State
-from rog_jax.losses.localization import binary_cross_entropy
-from rog_jax.losses.normaliser import normaliser
+from rog_jax.losses.classification.binary import (
+    binary_targets,
+    scores_beside_background,
+    sigmoid_cross_entropy,
+    sum_over_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,9 @@ class SigmoidCE(ClassificationLoss):
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
         logits, labels, valid = self.prepare(logits, labels)
-        targets = (labels[:, None] == jnp.arange(self.num_outputs)).astype(logits.dtype)  # [N, Q]
-        per_row = jnp.sum(binary_cross_entropy(logits, targets), axis=1)
-        return jnp.sum(per_row * valid) / normaliser(jnp.sum(valid), axis_name), state
+        entries = sigmoid_cross_entropy(logits, binary_targets(labels, self.num_outputs))
+        return sum_over_rows(entries, valid, axis_name), state
 
     def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """sigmoid(class) * (1 - sigmoid(background))."""
-        return jax.nn.sigmoid(logits[:, : self.num_classes]) * jax.nn.sigmoid(-logits[:, self.num_classes :])
+        return scores_beside_background(logits)

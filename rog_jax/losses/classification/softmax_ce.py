@@ -8,11 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from rog_jax.losses.classification.base import ClassificationLoss, State
+from rog_jax.losses.classification.base import ClassificationLoss, State, row_weights
 from rog_jax.losses.normaliser import normaliser
 
 NORMALISER_EPS = float(np.finfo(np.float32).eps)
 """MMDetection adds it to the number of rows."""
+
+
+def own_logits(logits: Float[Array, "N Q"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
+    """Each row's logit of its label; of column 0 or of the last one where the label has no column."""
+    own = jnp.clip(labels, 0, logits.shape[1] - 1)
+    return jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
+
+
+def softmax_cross_entropy(logits: Float[Array, "N Q"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
+    """-log softmax(logits) of each row's label."""
+    return jax.nn.logsumexp(logits, axis=1) - own_logits(logits, labels)
 
 
 @dataclass(frozen=True)
@@ -30,11 +41,9 @@ class SoftmaxCE(ClassificationLoss):
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
         logits, labels, valid = self.prepare(logits, labels)
-        weights = valid.astype(logits.dtype) if weights is None else jnp.where(valid, jnp.asarray(weights), 0)
-        of_label = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
-        per_row = jax.nn.logsumexp(logits, axis=1) - of_label
-        rows = normaliser(jnp.sum(weights > 0), axis_name) + NORMALISER_EPS
-        return jnp.sum(per_row * weights.astype(logits.dtype)) / rows, state
+        weights = row_weights(weights, valid, logits.dtype)
+        rows = normaliser(jnp.sum(weights > 0), axis_name, NORMALISER_EPS)
+        return jnp.sum(softmax_cross_entropy(logits, labels) * weights) / rows, state
 
     def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """Softmax over all columns, without the background's."""

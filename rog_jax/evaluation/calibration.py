@@ -1,0 +1,78 @@
+"""NorCal: classifier scores made up for the class frequencies after training (Pan et al., NeurIPS 2021)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+VARIANTS = ("exps", "probs", "logits")
+METHODS = ("gamma", "cb")
+
+
+def norcal_scores(
+    logits: Float[Array | np.ndarray, "B Q"],
+    image_counts: Num[Array | np.ndarray, " C"],
+    gamma: float | int | Num[Array | np.ndarray, ""],
+    variant: str = "exps",
+    renormalise: bool = True,
+    method: str = "gamma",
+) -> Float[Array, "B C"]:
+    """Scores of a softmax classifier in which each foreground class counts 1 / n^gamma of what it did.
+
+    The background's score is never divided, only normalised along. Nothing is trained; 0 is no calibration, and gamma
+    may be traced, so that a sweep over it compiles once:
+    `jax.jit(norcal_scores, static_argnames=("variant", "renormalise", "method"))`.
+
+    Args:
+        logits: raw, of Q = C + 1 columns, the background last; computed with in float32 unless float64.
+        image_counts: training images that have each class, n; less than 1 counts as 1.
+        gamma: how much is calibrated, for "gamma" from 0 to 1 as a rule, for "cb" from 0 to 1, which is 1 / n.
+        variant: what the factor is applied to. "exps": exponentials of the foreground logits. "probs": the softmax's
+            probabilities. "logits": the logits themselves.
+        renormalise: whether what results is divided by its sum, background included; with that, "exps" and "probs" are
+            the same. "logits" is always normalised. "exps" without it are no probabilities but raw exponentials, here
+            cut off just below the largest finite number.
+        method: "gamma", or "cb", the factor (1 - gamma) / (1 - gamma^n) of class-balanced loss.
+
+    Returns:
+        Scores of the foreground classes.
+
+    Raises:
+        ValueError: unknown variant or method, or not one column more than classes.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"NorCal knows the variants {', '.join(VARIANTS)}, not {variant!r}")
+    if method not in METHODS:
+        raise ValueError(f"NorCal knows the methods {', '.join(METHODS)}, not {method!r}")
+    logits, image_counts = jnp.asarray(logits), jnp.asarray(image_counts)
+    if logits.shape[1] != image_counts.shape[0] + 1:
+        raise ValueError(
+            "NorCal takes logits [B, C + 1] with the background last and image_counts [C]; got "
+            f"{logits.shape} and {image_counts.shape}"
+        )
+    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    logits = logits.astype(dtype)
+    log_factor = _log_factor(image_counts.astype(dtype), jnp.asarray(gamma, dtype), method)
+    if variant == "logits":
+        return jax.nn.softmax(_to_foreground(jnp.multiply, logits, jnp.exp(log_factor)), axis=1)[:, :-1]
+    if renormalise:
+        return jax.nn.softmax(_to_foreground(jnp.add, logits, log_factor), axis=1)[:, :-1]
+    if variant == "probs":
+        logits = jax.nn.log_softmax(logits, axis=1)
+    most = float(np.log(np.finfo(dtype).max)) - 0.01  # cut before exp: after it, the gradient would be 0 * infinity
+    return jnp.exp(jnp.minimum(logits[:, :-1] + log_factor, most))
+
+
+def _to_foreground(function, logits: Float[Array, "B Q"], of_class: Float[Array, " C"]) -> Float[Array, "B Q"]:
+    return jnp.concatenate([function(logits[:, :-1], of_class), logits[:, -1:]], axis=1)
+
+
+def _log_factor(counts: Float[Array, " C"], gamma: Float[Array, ""], method: str) -> Float[Array, " C"]:
+    """log of the factor, so that no exponential of a logit need be taken before the largest is known."""
+    counts = jnp.maximum(counts, 1)
+    if method == "gamma":
+        return -gamma * jnp.log(counts)
+    # (1 - g) / (1 - g^n) with both differences exact where g is nearly 1; its limit there is 1 / n.
+    log_gamma = jnp.log(jnp.where(gamma < 1, gamma, 0.5))
+    factor = jnp.expm1(log_gamma) / jnp.expm1(counts * log_gamma)
+    return jnp.where(gamma < 1, jnp.log(factor), -jnp.log(counts))
