@@ -25,10 +25,24 @@ def get_config() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    data.train_json = ""  # LVIS json of the training images
-    data.train_images = ""  # folder that the json's file names (or the tails of its coco_url) are relative to
+    data.source = ""  # tfds:NAME (tfds:lvis, tfds:coco/2017): a data set that TFDS has prepared; empty: the files below
+    data.format = "lvis"  # lvis | coco | openimages: how train_json and val_json are read
+    data.train_json = ""  # annotations of the training images: a json, or OpenImages's CSV of boxes
+    data.train_images = ""  # folder that the file names (or the tails of coco_url) are relative to
     data.val_json = ""
     data.val_images = ""
+    data.tfds_dir = ""  # where TFDS keeps its data sets; empty: its own default
+    data.train_split = "train"  # of TFDS
+    data.val_split = "validation"
+    data.openimages = ConfigDict()
+    data.openimages.classes_csv = ""  # LabelName, DisplayName
+    data.openimages.hierarchy_json = ""  # empty: none
+    data.openimages.train_labels_csv = ""  # verified labels of images; empty: none
+    data.openimages.val_labels_csv = ""
+    data.openimages.train_sizes_csv = ""  # ImageID, Width, Height; empty: sizes are read from the image files, once
+    data.openimages.val_sizes_csv = ""
+    data.openimages.expand = False  # boxes and labels of ancestors are added
+    data.openimages.train_group_of = True  # group-of boxes are objects of training (MMDetection)
     data.shapes = ((832, 1344), (1344, 832))  # padded (height, width), pixels; an image takes the smallest it fits
     data.short_sides = (640, 672, 704, 736, 768, 800)  # training scale jitter: the short side is one of these, pixels
     data.max_long_side = 1333  # pixels

@@ -1,12 +1,16 @@
 """The annotations of a data set as packed NumPy arrays: no Python object per image or per object."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from rog_jax.data.image_records import ImageRecords
+from rog_jax.data.packed import PackedError, PackedFile
 
 Place = int | np.integer
 """Place of an image or an object in the arrays of `Annotations`."""
@@ -36,8 +40,8 @@ class Annotations:
         boxes: see above.
         labels: 0..C-1.
         areas: of the mask, as the file says, in pixels².
-        crowd: marks a crowd of objects that is no single one.
-        trainable: objects that training uses: no crowds, and nothing thinner than a pixel or without area.
+        crowd: marks a crowd of objects that is no single one (`iscrowd`, OpenImages's group-of).
+        trainable: objects that training uses: none of COCO's crowds, nothing thinner than a pixel or without area.
         points: vertices (x, y) of all polygons, in pixels of the file.
         polygon_offsets: polygon p has points polygon_offsets[p] to polygon_offsets[p + 1].
         object_polygons: object o has polygons object_polygons[o] to object_polygons[o + 1].
@@ -45,13 +49,21 @@ class Annotations:
         rle_offsets: object o has bytes rle_offsets[o] to rle_offsets[o + 1].
         category_ids: rising.
         category_names: one a category.
-        frequencies: "r", "c" or "f", one a category.
-        image_counts: images of this data set in which each category occurs, crowds aside.
-        instance_counts: objects of each category in this data set, crowds aside.
+        frequencies: "r", "c" or "f", one a category; for OpenImages "1" (rarest) to "5".
+        image_counts: images of this data set in which each category occurs, COCO's crowds aside.
+        instance_counts: objects of each category in this data set, COCO's crowds aside.
         negative_labels: categories that were looked for and not found, image after image.
         negative_offsets: image i has negative_labels[negative_offsets[i]] up to negative_offsets[i + 1].
         not_exhaustive_labels: categories of which not every instance is annotated, image after image.
         not_exhaustive_offsets: as negative_offsets.
+        exhaustive: images that were searched for every category, as COCO's are: what is not annotated is not there.
+        category_keys: codes of the categories where they have some besides their names, as OpenImages's /m/0....
+        ancestors: entry [c, a] tells that category a stands above c in the data's hierarchy; None where there is none.
+        positive_labels: categories verified to be in an image beside those annotated, image after image; or None.
+        positive_offsets: as negative_offsets.
+        records: where the pictures are if they have no files of their own; `file_names` then only serve messages.
+        packed: the file that arrays are mapped from, if any. Processes that unpickle the annotations map it too,
+            instead of holding a copy each.
     """
 
     source: str
@@ -80,6 +92,21 @@ class Annotations:
     negative_offsets: Int64[np.ndarray, "I+1"]
     not_exhaustive_labels: Int32[np.ndarray, "E"]
     not_exhaustive_offsets: Int64[np.ndarray, "I+1"]
+    exhaustive: Bool[np.ndarray, "I"]
+    category_keys: tuple[str, ...] = ()
+    ancestors: Bool[np.ndarray, "C C"] | None = None
+    positive_labels: Int32[np.ndarray, "N"] | None = None
+    positive_offsets: Int64[np.ndarray, "I+1"] | None = None
+    records: ImageRecords | None = None
+    packed: PackedFile | None = None
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "packed"}
+        if self.packed is None:
+            return _restored, (None, None, (), values)
+        mapped = tuple(name for name, array in self.packed.arrays.items() if values.get(name) is array)
+        rest = {name: value for name, value in values.items() if name not in mapped}
+        return _restored, (self.packed.path, self.packed.key, mapped, rest)
 
     @property
     def num_images(self) -> int:
@@ -115,6 +142,14 @@ class Annotations:
     def image_path(self, image: Place) -> Path:
         return Path(self.image_folder) / str(self.file_names[image])
 
+    def image_bytes(self, image: Place) -> bytes:
+        """An image as its file holds it: JPEG, PNG, ....
+
+        Raises:
+            OSError, ValueError: it cannot be read, or has a name that no file can have.
+        """
+        return self.image_path(image).read_bytes() if self.records is None else self.records.read(int(image))
+
     def segmentation(self, obj: Place) -> list[np.ndarray] | dict[str, Any] | None:
         """The mask of an object: polygons [V, 2] in pixels of the file, COCO's {"size", "counts"}, or None."""
         start, stop = self.object_polygons[obj : obj + 2]
@@ -140,6 +175,38 @@ class Annotations:
     def not_exhaustive_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
         """Labels of which not every instance in the image is annotated."""
         return self.not_exhaustive_labels[self.not_exhaustive_offsets[image] : self.not_exhaustive_offsets[image + 1]]
+
+    def positive_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
+        """Labels verified to be in the image as a whole, with or without annotated objects."""
+        if self.positive_labels is None or self.positive_offsets is None:
+            return np.zeros(0, np.int32)
+        return self.positive_labels[self.positive_offsets[image] : self.positive_offsets[image + 1]]
+
+    def verified_categories(self, image: Place) -> Bool[np.ndarray, "C"]:
+        """Categories of which it is known whether the image has them: found in it, or looked for and not found."""
+        if self.exhaustive[image]:
+            return np.ones(self.num_classes, bool)
+        verified = np.zeros(self.num_classes, bool)
+        verified[self.labels[self.objects(image)]] = True
+        verified[self.negative_categories(image)] = True
+        verified[self.positive_categories(image)] = True
+        return verified
+
+
+def _restored(
+    path: Path | None, key: dict[str, Any] | None, mapped: tuple[str, ...], values: dict[str, Any]
+) -> Annotations:
+    """Unpickled annotations, some of whose arrays lie in a packed file."""
+    if path is None:
+        return Annotations(**values)
+    try:
+        packed = PackedFile(path, key)
+    except (OSError, PackedError) as error:
+        raise DataError(
+            f"{path}, which holds the parsed annotations, cannot be used any more: {error}. It must stay as it is "
+            "during a run. Start again: it is written anew where it has to be."
+        ) from error
+    return Annotations(**values, **{name: packed.arrays[name] for name in mapped}, packed=packed)
 
 
 def frequency_group(image_count: int) -> str:

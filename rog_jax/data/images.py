@@ -1,9 +1,14 @@
 """Reading image files as 8-bit RGB."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
+
+from rog_jax.data.annotations import Annotations, Place
 
 try:
     import cv2
@@ -31,10 +36,32 @@ def read_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         UnreadableImage: no such file, no picture, one cut short, or one of another size.
     """
+    return decode_image(_bytes(path.read_bytes), size)
+
+
+def read_annotated(annotations: Annotations, image: Place) -> UInt8[np.ndarray, "H W 3"]:
+    """An image of a data set, as `read_image` gives it, wherever it lies.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    size = (int(annotations.image_sizes[image, 0]), int(annotations.image_sizes[image, 1]))
+    return decode_image(_bytes(lambda: annotations.image_bytes(image)), size)
+
+
+def _bytes(read: Callable[[], bytes]) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
+        return read()
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
+
+
+def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """As `read_image`, from the bytes of the file.
+
+    Raises:
+        UnreadableImage: no picture, one cut short, or one of another size.
+    """
     buffer = np.frombuffer(data, np.uint8)
     image = _decode(buffer, cv2.IMREAD_COLOR)
     if image.shape[:2] != size:
@@ -47,7 +74,30 @@ def read_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _decode(buffer: UInt8[np.ndarray, "N"], flags: int) -> UInt8[np.ndarray, "H W 3"]:
+def decode_mask(data: bytes) -> UInt8[np.ndarray, "H W"]:
+    """A mask from a picture of it: 1 where any channel is not 0.
+
+    Raises:
+        UnreadableImage: no picture.
+    """
+    mask = _decode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    return (mask.reshape(*mask.shape[:2], -1) > 0).any(axis=2).astype(np.uint8)
+
+
+def stored_size(source: Path | bytes) -> tuple[int, int]:
+    """(height, width) of a picture as stored, whatever its EXIF turn, from the head of a file or of its bytes.
+
+    Raises:
+        UnreadableImage: no such file, no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's reasons for no picture
+        raise UnreadableImage(f"it is no picture: {error}") from error
+
+
+def _decode(buffer: UInt8[np.ndarray, "N"], flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(buffer, flags) if buffer.size else None
     except cv2.error as error:

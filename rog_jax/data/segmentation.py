@@ -1,6 +1,7 @@
 """Masks of objects: packing those of a json file, and resampling one to a square crop of its box."""
 
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from pycocotools import mask as coco_mask
 
 from rog_jax.data.annotations import DataError
 from rog_jax.data.batch import MASK_CROP
+from rog_jax.data.records import RunLengths
 
 _MIN_POINTS = 3
+_CHECKED_AT_ONCE = 1 << 22
 
 
 class SegmentationPacker:
@@ -25,75 +28,87 @@ class SegmentationPacker:
         self._rle_bytes = bytearray()
         self._rle_offsets = array("q", [0])
         self._empty = array("b")
+        self._ids = array("q")
 
-    def add(self, annotation_id: int, segmentation: Any, size: np.ndarray) -> None:
-        """Adds an object's segmentation: a list of polygons [x, y, x, y, ...], COCO run lengths, or nothing.
+    def add(self, annotation_id: int, segmentation: list[list[float]] | RunLengths | None, size: Sequence[int]) -> None:
+        """Adds an object's segmentation: polygons [x, y, x, y, ...], run lengths, or nothing.
+
+        Args:
+            annotation_id: for messages.
+            segmentation: in pixels.
+            size: (height, width) of the image.
 
         Raises:
-            DataError: it is none of these; the message names the annotation.
+            DataError: a polygon is no list of pairs, or run lengths do not fit the image; names the annotation.
         """
-        polygons = len(self._polygon_offsets)
-        rle = len(self._rle_bytes)
-        if isinstance(segmentation, dict):
-            self._add_rle(annotation_id, segmentation, size)
-        elif isinstance(segmentation, list):
-            for polygon in segmentation:
+        polygons, rle = len(self._polygon_offsets), len(self._rle_bytes)
+        if isinstance(segmentation, RunLengths):
+            self._add_rle(annotation_id, segmentation, (int(size[0]), int(size[1])))
+        else:
+            for polygon in segmentation or ():
                 self._add_polygon(annotation_id, polygon)
-        elif segmentation is not None:
-            raise self._error(annotation_id, "is neither a list of polygons nor run lengths")
         self._object_polygons.append(len(self._polygon_offsets) - 1)
         self._rle_offsets.append(len(self._rle_bytes))
         nothing_packed = polygons == len(self._polygon_offsets) and rle == len(self._rle_bytes)
         self._empty.append(bool(segmentation) and nothing_packed)
+        self._ids.append(annotation_id)
 
     def empty(self) -> Bool[np.ndarray, "O"]:
         """Objects that came with a segmentation in which there is no polygon of three points and no pixel."""
         return np.array(self._empty, bool)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The fields of `Annotations` that hold segmentations."""
+        """The fields of `Annotations` that hold segmentations; they share the packer's memory.
+
+        Raises:
+            DataError: a coordinate is too large for float32.
+        """
+        points = np.frombuffer(self._coordinates, np.float32).reshape(-1, 2)
+        offsets = np.frombuffer(self._polygon_offsets, np.int64)
+        objects = np.frombuffer(self._object_polygons, np.int64)
+        for start in range(0, len(points), _CHECKED_AT_ONCE):
+            infinite = ~np.isfinite(points[start : start + _CHECKED_AT_ONCE]).all(axis=1)
+            if infinite.any():
+                polygon = np.searchsorted(offsets, start + int(np.argmax(infinite)), side="right") - 1
+                owner = self._ids[int(np.searchsorted(objects, polygon, side="right")) - 1]
+                raise self._error(owner, "has a polygon with a coordinate that is not finite in 32 bits")
         return {
-            "points": np.array(self._coordinates, np.float32).reshape(-1, 2),
-            "polygon_offsets": np.array(self._polygon_offsets, np.int64),
-            "object_polygons": np.array(self._object_polygons, np.int64),
-            "rle_bytes": np.frombuffer(bytes(self._rle_bytes), np.uint8),
-            "rle_offsets": np.array(self._rle_offsets, np.int64),
+            "points": points,
+            "polygon_offsets": offsets,
+            "object_polygons": objects,
+            "rle_bytes": np.frombuffer(self._rle_bytes, np.uint8),
+            "rle_offsets": np.frombuffer(self._rle_offsets, np.int64),
         }
 
-    def _add_polygon(self, annotation_id: int, polygon: Any) -> None:
-        if not isinstance(polygon, list) or len(polygon) % 2:
+    def _add_polygon(self, annotation_id: int, polygon: list[float]) -> None:
+        if len(polygon) % 2:
             raise self._error(annotation_id, "has a polygon that is no list of pairs x, y")
-        if len(polygon) < 2 * _MIN_POINTS:
-            return
-        start = len(self._coordinates)
-        try:
+        if len(polygon) >= 2 * _MIN_POINTS:
             self._coordinates.extend(polygon)
-        except TypeError as error:
-            raise self._error(annotation_id, "has a polygon with something that is no number") from error
-        if not np.isfinite(np.frombuffer(self._coordinates, np.float32, offset=4 * start)).all():
-            raise self._error(annotation_id, "has a polygon with a coordinate that is not finite")
-        self._polygon_offsets.append(len(self._coordinates) // 2)
+            self._polygon_offsets.append(len(self._coordinates) // 2)
 
-    def _add_rle(self, annotation_id: int, rle: dict, size: np.ndarray) -> None:
-        height, width = (int(side) for side in size)
-        if "counts" not in rle or list(rle.get("size", ())) != [height, width]:
-            raise self._error(
-                annotation_id, f"has run lengths without counts or of another size than [{height}, {width}]"
-            )
-        counts = rle["counts"]
-        if isinstance(counts, list):
-            if any(not isinstance(run, int) or run < 0 for run in counts):
-                raise self._error(annotation_id, "has a run length that is no whole number, or negative")
-            counts = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
-        counts = counts.encode() if isinstance(counts, str) else counts
+    def _add_rle(self, annotation_id: int, rle: RunLengths, size: tuple[int, int]) -> None:
+        height, width = size
+        if rle.size != size:
+            raise self._error(annotation_id, f"has run lengths of the size {list(rle.size)}, not [{height}, {width}]")
+        if isinstance(rle.counts, list):
+            if min(rle.counts, default=0) < 0 or sum(rle.counts) != height * width:
+                raise self._error(annotation_id, _no_sum(size))
+            counts = coco_mask.frPyObjects({"size": list(size), "counts": rle.counts}, height, width)["counts"]
+        else:
+            counts = rle.counts.encode()
         # pycocotools would fill what a code leaves open with whatever the memory holds.
-        if not isinstance(counts, bytes) or _coded_pixels(counts) != height * width:
-            raise self._error(annotation_id, f"has run lengths that do not add up to {height} x {width} pixels")
-        if coco_mask.area({"size": [height, width], "counts": counts}) > 0:
+        if _coded_pixels(counts) != height * width:
+            raise self._error(annotation_id, _no_sum(size))
+        if coco_mask.area({"size": list(size), "counts": counts}) > 0:
             self._rle_bytes += counts
 
     def _error(self, annotation_id: int, what: str) -> DataError:
         return DataError(f"{self._path}: annotation {annotation_id}: its segmentation {what}. Correct it.")
+
+
+def _no_sum(size: tuple[int, int]) -> str:
+    return f"has run lengths that are negative or do not add up to {size[0]} x {size[1]} pixels"
 
 
 def _coded_pixels(counts: bytes) -> int:

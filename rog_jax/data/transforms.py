@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from rog_jax.data.annotations import Annotations, Place
 from rog_jax.data.batch import MASK_CROP, Batch
-from rog_jax.data.images import UnreadableImage, cv2, read_image
+from rog_jax.data.images import UnreadableImage, cv2, read_annotated
 from rog_jax.data.segmentation import crop_mask, pack_masks
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def make_example(
     if resized[0] > shape[0] or resized[1] > shape[1]:
         raise ValueError(f"{annotations.image_path(image)}: {resized} pixels do not fit into the padded shape {shape}")
     try:
-        pixels = read_image(annotations.image_path(image), size)
+        pixels = read_annotated(annotations, image)
     except UnreadableImage as error:
         _report_unreadable(annotations.image_path(image), str(error))
         return empty_example(shape, settings, unreadable=True)

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 CHOICES = {
+    "data.format": ("lvis", "coco", "openimages"),
     "sampler.name": ("random", "repeat_factor"),
     "sampler.rounding": ("ceil", "stochastic"),
     "model.norm": ("frozen_batch", "group"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rog_jax.data import DataError, check_masks, check_num_classes, load_lvis
+from rog_jax.data import DataError, check_masks, check_num_classes, load_coco, load_lvis
 from tests.reference.data import changed, make_records, rectangle, write_data_set, write_json
 
 
@@ -72,6 +72,52 @@ def test_image_file_from_coco_url(tmp_path):
     assert load_lvis(path, tmp_path).image_path(1) == split / "001.png"
 
 
+@pytest.mark.parametrize("layout", ["flat", "train2017", "val2017"])
+def test_names_of_lvis_v05(tmp_path, layout):
+    """LVIS v0.5 calls the files of COCO 2017 by their names of 2014."""
+    records = make_records(2)
+    path, images = write_data_set(tmp_path, records)
+    target = images if layout == "flat" else images / layout
+    target.mkdir(exist_ok=True)
+    for i, image in enumerate(records["images"]):
+        (images / image["file_name"]).rename(target / f"{i:012d}.jpg")
+        image["file_name"] = f"COCO_train2014_{i:012d}.jpg"
+    write_json(tmp_path, records)
+    assert load_lvis(path, images).image_path(1) == target / "000000000001.jpg"
+
+
+def test_byte_order_mark_is_no_error(tmp_path):
+    path, images = write_data_set(tmp_path, make_records())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_lvis(path, images).num_objects == 8
+
+
+def test_what_is_verified_in_an_image(tmp_path):
+    records = make_records(3)
+    records["images"][0]["neg_category_ids"] = [5]
+    records["images"][1]["neg_category_ids"] = []
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    np.testing.assert_array_equal(annotations.exhaustive, [False, False, True])
+    verified = [annotations.verified_categories(image).tolist() for image in range(3)]
+    assert verified == [[True, True, False], [False, True, False], [True, True, True]]
+
+
+def test_coco_is_searched_for_everything_and_counts_its_own_groups(tmp_path):
+    records = make_records(60)
+    records["images"][0] |= {"neg_category_ids": [5], "not_exhaustive_category_ids": [3]}
+    for category in records["categories"]:
+        category |= {"frequency": "f", "image_count": 500}
+    records["annotations"][0]["iscrowd"] = 1
+    annotations = load_coco(*write_data_set(tmp_path, records))
+    assert annotations.frequencies == ("c", "c", "c")
+    np.testing.assert_array_equal(annotations.image_counts, [19, 20, 20])
+    assert annotations.exhaustive.all()
+    assert annotations.negative_categories(0).size == annotations.not_exhaustive_categories(0).size == 0
+    np.testing.assert_array_equal(np.flatnonzero(annotations.crowd), [0])
+    assert annotations.training_objects(0).size == 0
+    assert annotations.segmentation(0) is not None
+
+
 def test_run_lengths_of_both_kinds(tmp_path):
     mask = np.zeros((40, 60), np.uint8, order="F")
     mask[6:30, 4:24] = 1
@@ -123,34 +169,51 @@ def test_objects_without_area_and_crowds_stay_out_of_training(tmp_path, caplog, 
         ("annotations", 2, {"id": 100}, "annotation id 100 occurs 2 times"),
         ("images", 1, {"id": 10}, "image id 10 occurs 2 times"),
         ("categories", 1, {"id": 5}, "category id 5 occurs 2 times"),
-        ("annotations", 2, {"bbox": ...}, r"annotations\[2\] \(id 102\) has no 'bbox'"),
-        ("annotations", 2, {"id": ...}, r"annotations\[2\] \(id None\) has no 'id'"),
-        ("annotations", 2, {"id": "x"}, r"annotations\[2\]: id 'x' is no whole number"),
-        ("annotations", 2, {"id": 2**63}, r"annotations\[2\]: id 9223372036854775808 is no whole number"),
-        ("images", 1, {"neg_category_ids": [[5]]}, r"image 11: neg_category_ids has \[5\]"),
-        ("categories", 0, {"image_count": "7"}, "category 9: image_count is '7'"),
-        ("images", 1, {"width": ...}, r"images\[1\] \(id 11\) has no 'width'"),
-        ("images", 1, {"width": 0}, "image 11: width 0 is no positive"),
+        ("annotations", 2, {"bbox": ...}, r"annotation 102 \(annotations\[2\]\): .* missing required field `bbox`"),
+        ("annotations", 2, {"id": ...}, r"annotation None \(annotations\[2\]\): .* missing required field `id`"),
+        ("annotations", 2, {"id": "x"}, r"\(annotations\[2\]\): id is 'x': Expected `int`"),
+        ("annotations", 2, {"id": 2**63}, r"\(annotations\[2\]\): id is 9223372036854775808: Expected `int` <="),
+        ("images", 1, {"neg_category_ids": [[5]]}, r"image 11 .*: neg_category_ids is \[\[5\]\]: Expected `int`"),
+        ("categories", 0, {"image_count": "7"}, "category 9 .*: image_count is '7'"),
+        ("images", 1, {"width": ...}, "image 11 .* missing required field `width`"),
+        ("images", 1, {"width": 0}, "image 11 .*: width is 0: Expected `float` >= 1"),
         ("images", 1, {"file_name": ...}, "image 11 has neither 'file_name' nor 'coco_url'"),
         ("images", 1, {"neg_category_ids": [4]}, "image 11: neg_category_ids has 4"),
-        ("categories", 0, {"frequency": "x"}, "category 9: frequency 'x'"),
+        ("categories", 0, {"frequency": "x"}, "category 9 .*: frequency is 'x'"),
         ("annotations", 2, {"bbox": [100, 6, 20, 24]}, "annotation 102, image 12: .* outside its image of 40 x 60"),
         ("annotations", 2, {"bbox": [-30, 6, 20, 24]}, "annotation 102, image 12: .* outside its image"),
         ("annotations", 2, {"bbox": [60, 6, 20, 24]}, "annotation 102, image 12: .* outside its image"),
         ("annotations", 2, {"bbox": [4, 6, -20, 24]}, "annotation 102, image 12: .* negative width"),
-        ("annotations", 2, {"bbox": [4, float("nan"), 20, 24]}, "annotation 102, image 12: .* not finite"),
-        ("annotations", 2, {"bbox": [4, 6, 20]}, "annotation 102: bbox .* is not four numbers"),
-        ("annotations", 2, {"area": float("nan")}, "annotation 102: area nan"),
+        ("annotations", 2, {"bbox": [4, float("nan"), 20, 24]}, "annotation 102 has NaN, which is not finite"),
+        (
+            "annotations",
+            2,
+            {"bbox": [4, 6, 20]},
+            r"annotation 102 .*: bbox is \[4, 6, 20\]: .* length 4",
+        ),
+        ("annotations", 2, {"area": float("nan")}, "annotation 102 has NaN"),
         ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "annotation 102: .* pairs"),
-        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, float("inf")]]}, "annotation 102: .* not finite"),
-        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "annotation 102: .* no number"),
-        ("annotations", 2, {"segmentation": 3}, "annotation 102: .* neither"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, float("-inf")]]}, "annotation 102 has -Infinity"),
+        (
+            "annotations",
+            2,
+            {"segmentation": [[1, 2, 3, 4, 5, "6"]]},
+            r"annotation 102 .* at segmentation\[0\]\[5\]",
+        ),
+        ("annotations", 2, {"segmentation": 3}, "annotation 102 .*: segmentation is 3"),
         ("annotations", 2, {"segmentation": {"size": [9, 9], "counts": [81]}}, "annotation 102: .* size"),
         ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": [81]}}, "annotation 102: .* add up"),
         ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": "0f1"}}, "annotation 102: .* add up"),
         ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": "zzzz"}}, "annotation 102: .* add up"),
-        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": 5}}, "annotation 102: .* add up"),
+        (
+            "annotations",
+            2,
+            {"segmentation": {"size": [40, 60], "counts": 5}},
+            "annotation 102 .* at segmentation.counts",
+        ),
         ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": [2401, -1]}}, "annotation 102: .* negative"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3, 4, 5, 1e39]]}, "annotation 102: .* not finite in 32 bits"),
+        ("annotations", 2, {"area": 10**400}, "annotation 102 .*: Number out of range"),
     ],
 )
 def test_bad_records_are_named(tmp_path, table, place, fields, words):
@@ -178,8 +241,8 @@ def test_missing_files_and_folders_are_named(tmp_path):
     [
         ('{"images": [', "no valid json: .* line 1, column"),
         ("", "no valid json"),
-        ("[]", "no list 'images'"),
-        ('{"images": [{}], "annotations": []}', "no list 'categories'"),
+        ("[]", "with the lists images, annotations and categories: Expected `object`, got `array`"),
+        ('{"images": [{}], "annotations": []}', "missing required field `categories`"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "'images' is empty"),
     ],
 )
@@ -193,7 +256,7 @@ def test_broken_json_says_where(tmp_path, text, words):
 def test_binary_instead_of_json(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_bytes(b"\x1f\x8b\x08\x00\xff\xff")
-    with pytest.raises(DataError, match="unpack it"):
+    with pytest.raises(DataError, match="Unpack it"):
         load_lvis(path, tmp_path)
 
 

@@ -1,0 +1,129 @@
+"""The tables of OpenImages: boxes, verified labels, classes and image sizes, checked line by line."""
+
+import csv
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rog_jax.data.annotations import DataError
+
+_CORNERS = ("XMin", "YMin", "XMax", "YMax")
+_OVERHANG = 0.01
+"""By how much of a side a box may leave its image, as rounding makes some do."""
+
+
+def read_classes(path: Path) -> tuple[list[str], list[str]]:
+    """Codes and names of the classes, in the order of the file."""
+    rows = [row for row in _text_rows(path) if row]
+    if rows and rows[0][0] == "LabelName":
+        rows = rows[1:]
+    if not rows or any(len(row) < 2 for row in rows):
+        raise DataError(f"{path} is no table of LabelName, DisplayName, one class a line.")
+    keys = [row[0] for row in rows]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{path}: the class {twice} stands there twice. Remove one.")
+    return keys, [row[1] for row in rows]
+
+
+def read_boxes(
+    path: Path, label_of: dict[str, int], place_of: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image and label of each box, corners as shares [O, 4], and whether it is a group. Names images in `place_of`."""
+    places, labels, corners, group_of = array("q"), array("q"), array("d"), array("b")
+    for line, (image, key, *numbers, group) in _rows(path, ("ImageID", "LabelName", *_CORNERS), ("IsGroupOf",)):
+        labels.append(_label(path, line, key, label_of))
+        places.append(place_of.setdefault(image, len(place_of)))
+        try:
+            x1, y1, x2, y2 = (float(number) for number in numbers)
+        except ValueError as error:
+            raise DataError(f"{path}, line {line}: the corners {numbers} are no numbers. Correct them.") from error
+        # The comparison is also false for NaN.
+        if not (-_OVERHANG <= x1 <= x2 <= 1 + _OVERHANG and -_OVERHANG <= y1 <= y2 <= 1 + _OVERHANG):
+            raise DataError(
+                f"{path}, line {line}: the box {x1}, {y1}, {x2}, {y2} is not of shares from 0 to 1, the smaller first. "
+                "Correct it, or leave the line out."
+            )
+        corners.extend((x1, y1, x2, y2))
+        group_of.append(_is_one(path, line, group))
+    return (
+        np.array(places, np.int64),
+        np.array(labels, np.int64),
+        np.array(corners, np.float64).reshape(-1, 4),
+        np.array(group_of, bool),
+    )
+
+
+def read_labels(path: Path, label_of: dict[str, int], place_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Verified pairs of image and label, [M, 2] those that are there and those that are not.
+
+    Classes beyond those of the boxes are passed over: the file has labels of thousands. Images without boxes are added.
+    """
+    found: tuple[array, array] = (array("q"), array("q"))
+    for line, (image, key, confidence, _) in _rows(path, ("ImageID", "LabelName", "Confidence"), ()):
+        if key in label_of:
+            present = _is_one(path, line, confidence)
+            found[present].extend((place_of.setdefault(image, len(place_of)), label_of[key]))
+    return np.array(found[1], np.int64).reshape(-1, 2), np.array(found[0], np.int64).reshape(-1, 2)
+
+
+def read_sizes(path: Path, image_names: np.ndarray) -> np.ndarray:
+    """(height, width) in pixels of the images named, int32 [I, 2]."""
+    sizes = {}
+    for line, (image, width, height, _) in _rows(path, ("ImageID", "Width", "Height"), ()):
+        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 2**31 and 0 < int(height) < 2**31):
+            raise DataError(f"{path}, line {line}: {width} x {height} is no size in pixels. Correct it.")
+        sizes[image] = (int(height), int(width))
+    missing = [name for name in image_names.tolist() if name not in sizes]
+    if missing:
+        raise DataError(f"{path} has no size of {len(missing)} images, the first is {missing[0]}. Add their lines.")
+    return np.array([sizes[name] for name in image_names.tolist()], np.int32)
+
+
+def _rows(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Number of each line and its values of the `needed` columns and one `optional` one, "0" where there is none."""
+    rows = _text_rows(path)
+    header = next(rows, [])
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}; its first line is {','.join(header)[:80]!r}.")
+    columns = [header.index(name) for name in needed]
+    extra = next((header.index(name) for name in optional if name in header), None)
+    for line, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        if len(row) < len(header):
+            raise DataError(f"{path}, line {line}: it has {len(row)} values for {len(header)} columns. Correct it.")
+        yield line, [*(row[column] for column in columns), "0" if extra is None else row[extra]]
+
+
+def _text_rows(path: Path) -> Iterator[list[str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise DataError(f"{path}, after line {rows.line_num}: it is no CSV text: {error}.") from error
+            yield row
+
+
+def _label(path: Path, line: int, key: str, label_of: dict[str, int]) -> int:
+    if key not in label_of:
+        raise DataError(f"{path}, line {line}: {key!r} is no class of the list of classes. Give the list that fits.")
+    return label_of[key]
+
+
+def _is_one(path: Path, line: int, text: str) -> bool:
+    """Flags are 0 or 1, -1 where nobody looked; confidences may have decimals."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = None
+    if number not in (0, 1, -1):
+        raise DataError(f"{path}, line {line}: {text!r} is neither 0 nor 1. Correct it.")
+    return number == 1
