@@ -162,8 +162,8 @@ _EXTRA_FIGURES: dict[str, Callable] = {"fixed": _fixed, "pooled": _pooled, "boun
 def _warn_of_a_limit(results_json: str | Path, supply: Supply) -> None:
     if supply.limited:
         logger.warning(
-            "%s: %d images have %d detections and none has more, so the file was written with that limit, and %d of the "
-            "%d categories have fewer than the %d detections that AP-fixed counts: it is a lower bound. Raise "
+            "%s: %d images have %d detections and none has more, so the file was written with that limit, and %d of "
+            "the %d categories have fewer than the %d detections that AP-fixed counts: it is a lower bound. Raise "
             "config.test.max_detections for the inference.",
             results_json,
             supply.images_at_most,

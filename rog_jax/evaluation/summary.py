@@ -14,8 +14,9 @@ SCHEMA = 1
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 KINDS = ("bbox", "segm")
 CATEGORY_KEYS = ("id", "name", "frequency", "image_count", "instance_count")
-PER_CLASS_COLUMNS = ("category_id", "name", "group", "train_images", "train_instances") + tuple(
-    f"{kind}_{figure}" for kind in KINDS for figure in ("AP", "AP50", "detections")
+PER_CLASS_COLUMNS = (
+    *("category_id", "name", "group", "train_images", "train_instances"),
+    *(f"{kind}_{figure}" for kind in KINDS for figure in ("AP", "AP50", "detections")),
 )
 _LABEL_WIDTH, _COLUMN_WIDTH = 15, 7
 
