@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rog_jax.data.annotations import Annotations
 from rog_jax.evaluation.boundary import evaluate_boundary
 from rog_jax.evaluation.coco import coco_figures
 from rog_jax.evaluation.evaluators import COCO_CAPS, Evaluator, coco_curves, lvis_curves
@@ -19,12 +20,14 @@ from rog_jax.evaluation.lvis import (
     read_both,
     recall_figures,
 )
+from rog_jax.evaluation.openimages_files import evaluate_openimages, read_openimages_results
 from rog_jax.evaluation.pooled import evaluate_lvis_pooled
 from rog_jax.evaluation.results_file import IouType, Results, keep_best
 from rog_jax.evaluation.truth import Truth
 
 logger = logging.getLogger(__name__)
 
+PROTOCOLS = ("lvis", "coco", "openimages")
 EXTRAS = ("fixed", "pooled", "boundary")
 """Figures beside those of LVIS: AP-fixed, AP-pool, boundary AP (masks only; by far the slowest)."""
 
@@ -33,22 +36,23 @@ class Protocol(NamedTuple):
     """How a results file is evaluated.
 
     Attributes:
-        name: "lvis" or "coco".
-        max_detections: LVIS's limit for an image, -1 for none; COCO has its own.
-        evaluator: "hotcoco" or "official".
+        name: "lvis", "coco" or "openimages".
+        max_detections: LVIS's limit for an image, -1 for none; COCO has its own, OpenImages has none.
+        evaluator: "hotcoco" or "official"; OpenImages has one alone.
         extras: some of `EXTRAS`, for LVIS.
+        expand_detections: OpenImages: a detection counts for the ancestors of its category too.
     """
 
     name: str = "lvis"
     max_detections: int = 300
     evaluator: Evaluator = "hotcoco"
     extras: Sequence[str] = ("fixed", "pooled")
+    expand_detections: bool = False
 
     def check(self) -> None:
         """Raises a ValueError that names the setting where one has no meaning."""
-        if self.name not in _MAIN_FIGURES:
-            known = " or ".join(_MAIN_FIGURES)
-            raise ValueError(f"config.test.protocol={self.name!r} is unknown; choose {known}")
+        if self.name not in PROTOCOLS:
+            raise ValueError(f"config.test.protocol={self.name!r} is unknown; choose auto, {', '.join(PROTOCOLS)}")
         unknown = sorted(set(self.extras) - set(EXTRAS))
         if unknown:
             raise ValueError(f"config.test.figures has {unknown[0]!r}; choose from {', '.join(EXTRAS)}")
@@ -79,8 +83,7 @@ class Supply(NamedTuple):
 
 def supply_of(truth: Truth, results: Results) -> Supply:
     """Counts the detections of a file, before any limit."""
-    places = np.searchsorted(truth.category_ids, results.category_ids)
-    counts = np.bincount(places, minlength=len(truth.category_ids))
+    counts = _detections_of_categories(truth.category_ids, results)
     with_objects = np.isin(truth.category_ids, [found["category_id"] for found in truth.solid])
     _, of_image = np.unique(results.image_ids, return_counts=True)
     return Supply(
@@ -92,29 +95,51 @@ def supply_of(truth: Truth, results: Results) -> Supply:
     )
 
 
-def figures_of_file(truth: Truth, results_json: str | Path, kind: IouType, protocol: Protocol) -> dict[str, Any]:
+def _detections_of_categories(category_ids: np.ndarray, results: Results) -> np.ndarray:
+    return np.bincount(np.searchsorted(category_ids, results.category_ids), minlength=len(category_ids))
+
+
+def figures_of_file(
+    truth: Truth | Annotations, results_json: str | Path, kind: IouType, protocol: Protocol
+) -> dict[str, Any]:
     """All figures of a results file.
 
     Args:
-        truth: the ground truth.
+        truth: the ground truth; for OpenImages the expanded annotations.
         results_json: the detections.
         kind: "bbox" or "segm".
         protocol: what is asked for.
 
     Returns:
-        The protocol's figures, as `evaluate_lvis` or `evaluate_coco` names them, "per_category", "per_category_AP50",
-        "detections_per_category" (in the file), "seconds", and, by name, the figures of `protocol.extras`; under
-        "fixed" also "scarce_categories" and "evaluated_categories", the numbers of categories with fewer than 10,000
-        detections and of all with objects. docs/evaluation.md describes them.
+        The protocol's figures, as `evaluate_lvis`, `evaluate_coco` or `evaluate_openimages` names them,
+        "per_category", "per_category_AP50", "detections_per_category" (in the file), "seconds", and, by name, the
+        figures of `protocol.extras`; under "fixed" also "scarce_categories" and "evaluated_categories", the numbers of
+        categories with fewer than 10,000 detections and of all with objects. docs/evaluation.md describes them.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as `evaluate_lvis`; a setting without meaning.
     """
     protocol.check()
     started = time.perf_counter()
+    if isinstance(truth, Annotations):
+        figures = _openimages(truth, results_json, protocol)
+    else:
+        figures = _lvis_or_coco(truth, results_json, kind, protocol)
+    return figures | {"seconds": time.perf_counter() - started}
+
+
+def _openimages(annotations: Annotations, results_json: str | Path, protocol: Protocol) -> dict[str, Any]:
+    results = read_openimages_results(annotations, results_json)
+    counts = _detections_of_categories(annotations.category_ids, results)
+    of_category = dict(zip(annotations.category_ids.tolist(), counts.tolist(), strict=True))
+    figures = evaluate_openimages(annotations, results, expand_detections=protocol.expand_detections)
+    return figures | {"detections_per_category": of_category}
+
+
+def _lvis_or_coco(truth: Truth, results_json: str | Path, kind: IouType, protocol: Protocol) -> dict[str, Any]:
     truth, results = read_both(truth, results_json, kind, protocol.evaluator)
     supply = supply_of(truth, results)
-    figures = _MAIN_FIGURES[protocol.name](truth, results, protocol)
+    figures = {"lvis": _lvis, "coco": _coco}[protocol.name](truth, results, protocol)
     figures["detections_per_category"] = supply.per_category
     if protocol.name == "lvis":
         for name in EXTRAS:
@@ -123,7 +148,7 @@ def figures_of_file(truth: Truth, results_json: str | Path, kind: IouType, proto
         if "fixed" in protocol.extras:
             figures["fixed"] |= {"scarce_categories": supply.scarce, "evaluated_categories": supply.evaluated}
             _warn_of_a_limit(results_json, supply)
-    return figures | {"seconds": time.perf_counter() - started}
+    return figures
 
 
 def _lvis(truth: Truth, results: Results, protocol: Protocol) -> dict[str, Any]:
@@ -155,7 +180,6 @@ def _boundary(truth: Truth, results: Results, protocol: Protocol) -> dict[str, A
     return evaluate_boundary(truth, results, protocol.max_detections)
 
 
-_MAIN_FIGURES: dict[str, Callable] = {"lvis": _lvis, "coco": _coco}
 _EXTRA_FIGURES: dict[str, Callable] = {"fixed": _fixed, "pooled": _pooled, "boundary": _boundary}
 
 

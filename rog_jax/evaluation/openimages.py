@@ -5,11 +5,13 @@ MMDetection's `eval_map`, which agree: a detection belongs to the box that it ov
 one has taken that.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+GROUPS = ("1", "2", "3", "4", "5")
 IOU_THRESHOLD = 0.5
 IOA_THRESHOLD = 0.5
 """Part of a detection that must lie in a group-of box."""
@@ -149,26 +151,16 @@ def _area_under_curve(right: Bool[np.ndarray, " M"], boxes: int) -> float:
     return float(best_from_here[right].sum() / boxes)
 
 
-def openimages_figures(ap: Float[np.ndarray, " C"], groups: Int[np.ndarray, " C"]) -> dict[str, Any]:
+def openimages_figures(ap: Float[np.ndarray, " C"], groups: Sequence[str]) -> dict[str, float]:
     """Means of the AP of categories, NaN left out: "AP50", and "AP50_1" .. "AP50_5" of the frequency groups.
 
     Args:
         ap: from `openimages_ap50`.
-        groups: the group of each category, 1 (rarest) to 5, from `frequency_fifths`.
+        groups: the group of each category, "1" (rarest) to "5" (`Annotations.frequencies`).
     """
-    names = {"AP50": np.ones(len(ap), bool)} | {f"AP50_{group}": groups == group for group in range(1, 6)}
+    of_group = np.array(groups)
+    names = {"AP50": np.ones(len(ap), bool)} | {f"AP50_{group}": of_group == group for group in GROUPS}
     return {name: _mean(ap[members]) for name, members in names.items()}
-
-
-def frequency_fifths(instance_counts: Int[np.ndarray, " C"]) -> Int[np.ndarray, " C"]:
-    """Five groups of as many categories each, by rising number of training instances: 1 is the rarest (EQLv2).
-
-    Categories with as many instances stay in their order; if C does not divide by five, the rarer groups have one more.
-    """
-    groups = np.empty(len(instance_counts), np.int64)
-    for group, members in enumerate(np.array_split(np.argsort(instance_counts, kind="stable"), 5), start=1):
-        groups[members] = group
-    return groups
 
 
 def _mean(values: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 SCHEMA = 1
 """Version of the layout of metrics.json (docs/evaluation.md); it changes where a reader of the old one would fail."""
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+OPENIMAGES_COLUMNS = ("AP50", "AP50_1", "AP50_2", "AP50_3", "AP50_4", "AP50_5")
 KINDS = ("bbox", "segm")
 CATEGORY_KEYS = ("id", "name", "frequency", "image_count", "instance_count")
 PER_CLASS_COLUMNS = (
@@ -29,16 +30,18 @@ def format_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
         metrics: what `figures_of_file` returned, by kind. A figure that is not defined (no category of the group has an
             object to find) or not part of a row is shown as "-".
     """
-    header = " " * _LABEL_WIDTH + "".join(f"{name:>{_COLUMN_WIDTH}}" for name in COLUMNS)
+    columns = COLUMNS if any("AP" in figures for figures in metrics.values()) else OPENIMAGES_COLUMNS
+    header = " " * _LABEL_WIDTH + "".join(f"{name:>{_COLUMN_WIDTH}}" for name in columns)
     rows = []
     for kind, figures in metrics.items():
-        rows.append(_row(kind, figures))
-        rows += [_row(f"{kind} {name}", figures[name]) for name in ("fixed", "pooled", "boundary") if name in figures]
+        names = ("fixed", "pooled", "boundary")
+        rows.append(_row(kind, figures, columns))
+        rows += [_row(f"{kind} {name}", figures[name], columns) for name in names if name in figures]
     return "\n".join([header, *rows])
 
 
-def _row(label: str, figures: Mapping[str, Any]) -> str:
-    cells = "".join(f"{_percent(figures.get(name, math.nan)):>{_COLUMN_WIDTH}}" for name in COLUMNS)
+def _row(label: str, figures: Mapping[str, Any], columns: Sequence[str]) -> str:
+    cells = "".join(f"{_percent(figures.get(name, math.nan)):>{_COLUMN_WIDTH}}" for name in columns)
     return f"{label:<{_LABEL_WIDTH}}{cells}"
 
 

@@ -123,7 +123,8 @@ def _load_json(path: Path) -> Any:
 
 def _category(path: Path, index: int, category: Any) -> dict:
     _require(path, "categories", index, category, ("id",))
-    return {"name": str(category["id"]), "frequency": ""} | category
+    known = {key: value for key, value in category.items() if value is not None}
+    return {"name": str(category["id"]), "frequency": ""} | known
 
 
 def _image(path: Path, index: int, image: Any, every_category_id: list[int]) -> dict:
