@@ -197,7 +197,7 @@ def _test() -> ConfigDict:
     test.mask_threshold = 0.5
     test.protocol = "auto"  # whose figures: auto (as data.format says) | lvis | coco | openimages
     test.evaluator = "hotcoco"  # hotcoco | official (the packages lvis and pycocotools)
-    test.figures = ("fixed", "pooled")  # beside LVIS's own: fixed (AP-fixed) | pooled (AP-pool) | boundary (slow)
+    test.figures = "fixed,pooled"  # beside LVIS's own: fixed (AP-fixed), pooled (AP-pool), boundary (slow)
     test.expand_detections = False  # OpenImages: detections count for the ancestors of their categories (MMDetection)
     test.norcal = ConfigDict()
     test.norcal.gamma = 0.0  # scores of a softmax divided by (training images)^gamma; 0 is none

@@ -54,8 +54,21 @@ def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, s
     definition, state = _fresh(config)
     state = checkpoints.restore(state, step)
     checkpoints.close()
-    facts = {"step": int(jax.device_get(state.step)), **{key: about[key] for key in ("commit", "jax", "devices")}}
+    facts = {"step": int(jax.device_get(state.step)), "training": training_facts(about)}
     return EvaluatedModel(config, definition, state, facts)
+
+
+def training_facts(about: dict[str, Any]) -> dict[str, Any]:
+    """What figures need beside them to be compared: of a checkpoint's `about`, the settings that change figures most
+    by name, then the whole config."""
+    config = about["config"]
+    train, optim = config["train"], config["optim"]
+    return {
+        "seed": train["seed"],
+        "batch_size": train["batch_size"],
+        "learning_rate": optim["lr"] * train["batch_size"] / optim["lr_batch_size"],
+        **{key: about[key] for key in ("commit", "jax", "devices", "config")},
+    }
 
 
 def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:

@@ -72,7 +72,7 @@ def _by_area(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _official_lvis_curves(truth: Truth, results: Results) -> tuple[Precision, Recall]:
-    with _official_lvis() as lvis, tempfile.TemporaryDirectory() as folder:
+    with official_lvis() as lvis, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "truth.json"
         path.write_text(json.dumps(truth.lvis_json()))
         ground_truth = lvis.LVIS(str(path))
@@ -93,7 +93,7 @@ def _records(results: Results) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _official_lvis() -> Iterator[Any]:
+def official_lvis() -> Iterator[Any]:
     """The package lvis, which still uses the name `numpy.float` that numpy 1.24 removed."""
     try:
         version = importlib.metadata.version("lvis")

@@ -1,5 +1,7 @@
 """An evaluation from config and checkpoint, or from anybody's results files, to figures, tables and pictures."""
 
+import importlib.metadata
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from rog_jax.evaluation.results_file import IouType, kinds_of
 from rog_jax.evaluation.summary import format_supply, format_table, write_metrics, write_per_class
 from rog_jax.evaluation.training_counts import training_counts, with_training_counts
 from rog_jax.evaluation.truth import Truth, load_truth
+from rog_jax.training.loop import git_commit
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 
@@ -159,7 +162,8 @@ def protocol_of(config: ConfigDict) -> Protocol:
         name = config.data.format
         if source:
             name = next((known for known in ("coco", "open_images") if known in source), "lvis").replace("_", "")
-    protocol = Protocol(name, test.max_detections, test.evaluator, tuple(test.figures), test.expand_detections)
+    extras = tuple(extra.strip() for extra in test.figures.split(",") if extra.strip())
+    protocol = Protocol(name, test.max_detections, test.evaluator, extras, test.expand_detections)
     protocol.check()
     return protocol
 
@@ -189,21 +193,25 @@ def write_figures(
     print(format_table(metrics))
     if note := format_supply(metrics, test.max_detections):
         print(note)
-    kept = {
-        "protocol": protocol.name,
-        "max_detections": test.max_detections,
-        "evaluator": test.evaluator,
-        "norcal_gamma": test.norcal.gamma,
-        "annotations": config.data.source or config.data.val_json,
-    }
     paths = [path for path in results if path is not None]
-    paths.append(write_metrics(folder, metrics | {"run": kept | facts}))
+    paths.append(write_metrics(folder, metrics | {"run": evaluation_facts(config) | facts}))
     paths.append(write_per_class(folder, categories_of(truth), metrics))
     if isinstance(truth, Annotations):
         paths.append(write_challenge_csv(truth, results.bbox, folder / "submission.csv"))
     for path in paths:
         print(path)
     return metrics
+
+
+def evaluation_facts(config: ConfigDict) -> dict[str, Any]:
+    """What figures need beside them: settings of the evaluation, data, program."""
+    return {
+        "protocol": protocol_of(config).name,
+        "annotations": config.data.source or config.data.val_json,
+        "test": json.loads(config.test.to_json()),
+        "commit": git_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy", "hotcoco", "pycocotools")},
+    }
 
 
 def categories_of(truth: Truth | Annotations) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from rog_jax.evaluation.lvis import precision_figures, read_both
 from rog_jax.evaluation.norcal import gamma_scores
 from rog_jax.evaluation.results_file import keep_best
 from rog_jax.evaluation.run import (
+    evaluation_facts,
     evaluation_truth,
     host_options,
     protocol_of,
@@ -148,7 +149,7 @@ def _finish(
 ) -> list[Row]:
     rows = sweep_figures(truth, results, caps, config.test.evaluator)
     print(format_sweep(rows, baseline))
-    run = {"evaluator": config.test.evaluator, "norcal_variant": config.test.norcal.variant} | facts
+    run = evaluation_facts(config) | facts
     print(write_json(folder / "sweep.json", {"schema": SCHEMA, "rows": rows, "run": run}))
     return rows
 

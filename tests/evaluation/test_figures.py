@@ -106,6 +106,8 @@ def test_files_of_boxes_and_of_masks_together(case, config, tmp_path, capsys):
     folder = tmp_path / "eval"
     written_metrics = json.loads((folder / "metrics.json").read_text())
     assert written_metrics["run"]["results"] == {"bbox": paths[1], "segm": paths[0]}
+    assert written_metrics["run"]["test"]["max_detections"] == 300
+    assert written_metrics["run"]["protocol"] == "lvis"
     assert written_metrics["segm"]["AP"] == metrics["segm"]["AP"]
     assert written_metrics["segm"]["fixed"]["AP"] == metrics["segm"]["fixed"]["AP"]
     rows = (folder / "per_class.csv").read_text().splitlines()
