@@ -254,10 +254,13 @@ def _test() -> ConfigDict:
     # gives the unlimited procedure's detections for any scores, at some 50 times the cost (docs/performance.md).
     test.pre_nms = 4000
     test.mask_threshold = 0.5
-    test.norcal = ConfigDict()  # calibration of softmax scores by the training images of each category (NorCal)
-    test.norcal.gamma = 0.0  # exponent of the counts; 0 is no calibration
-    test.norcal.variant = "exps"  # exps | probs | logits
-    test.norcal.renormalise = True
-    test.evaluator = "hotcoco"  # hotcoco | official
+    test.protocol = "auto"  # whose figures: auto (as data.format says) | lvis | coco | openimages
+    test.evaluator = "hotcoco"  # hotcoco | official (the packages lvis and pycocotools)
+    test.figures = "fixed,pooled"  # beside LVIS's own: fixed (AP-fixed), pooled (AP-pool), boundary (slow)
+    test.expand_detections = False  # OpenImages: detections count for the ancestors of their categories (MMDetection)
+    test.norcal = ConfigDict()
+    test.norcal.gamma = 0.0  # scores of a softmax divided by (training images)^gamma; 0 is none
+    test.norcal.variant = "exps"  # exps | probs | logits: what is divided
+    test.norcal.renormalise = True  # divided by their sum with the background's
     test.pictures = 12  # images drawn beside their truth
     return test

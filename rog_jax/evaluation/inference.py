@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,14 @@ from tqdm import tqdm
 
 from rog_jax.data.annotations import Annotations
 from rog_jax.data.batch import Batch, Detections
-from rog_jax.evaluation.results import ResultWriter, box_records, mask_records, merge_shards, to_original
+from rog_jax.evaluation.results import (
+    ImageDetections,
+    ResultWriter,
+    box_records,
+    mask_records,
+    merge_shards,
+    to_original,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -61,22 +68,67 @@ def run_inference(
     Raises:
         ValueError: there is no batch.
     """
+    options = {"process_index": process_index, "process_count": process_count, "progress": progress}
+    recorder = _Recorder(annotations, [Path(out_dir)], mask_threshold, process_index, process_count)
+    (paths,) = _run(predict, batches, recorder, **options, barrier=barrier)
+    return paths
+
+
+def run_sweep_inference(
+    predict: Callable[[Batch], Detections],
+    batches: Iterable[Batch],
+    annotations: Annotations,
+    out_dirs: Sequence[str | Path],
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    mask_threshold: float = 0.5,
+    progress: bool = True,
+    barrier: Callable[[str], None] = multihost_utils.sync_global_devices,
+) -> list[ResultPaths]:
+    """The same for a detector that gives several sets of detections an image, each of which gets a folder of its own.
+
+    Args:
+        predict: as for `run_inference`, but the arrays have the sets as their second axis.
+        out_dirs: one folder a set.
+
+    The other arguments are those of `run_inference`.
+
+    Returns:
+        The paths of the joined files of each set.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    options = {"process_index": process_index, "process_count": process_count, "progress": progress}
+    folders = [Path(folder) for folder in out_dirs]
+    recorder = _Recorder(annotations, folders, mask_threshold, process_index, process_count, swept=True)
+    return _run(predict, batches, recorder, **options, barrier=barrier)
+
+
+def _run(
+    predict: Callable[[Batch], Detections],
+    batches: Iterable[Batch],
+    recorder: "_Recorder",
+    *,
+    process_index: int,
+    process_count: int,
+    progress: bool,
+    barrier: Callable[[str], None],
+) -> list[ResultPaths]:
     results = _one_behind(predict, batches)
     first = next(results, None)
     if first is None:
         raise ValueError("There is no batch to run the detector on: is the data set empty?")
     kinds = ("bbox",) if first[1].masks is None else ("bbox", "segm")
     with contextlib.ExitStack() as stack:
-        writers = {
-            kind: stack.enter_context(ResultWriter(out_dir, kind, process_index, process_count)) for kind in kinds
-        }
-        total = -(-len(annotations.image_ids) // process_count)
+        recorder.open(kinds, stack)
+        total = -(-len(recorder.image_ids) // process_count)
         bar = stack.enter_context(tqdm(total=total, unit="image", desc="inference", disable=not progress))
-        recorder = _Recorder(annotations, writers, mask_threshold)
         for batch, detections in itertools.chain([first], results):
             bar.update(recorder.write(batch, detections))
     recorder.report(process_count)
-    return _join(out_dir, kinds, process_index, process_count, barrier)
+    return _join(recorder.folders, kinds, process_index, process_count, barrier)
 
 
 def _one_behind(predict: Callable[[Batch], Detections], batches: Iterable[Batch]) -> Iterator[tuple[Batch, Detections]]:
@@ -92,37 +144,54 @@ def _one_behind(predict: Callable[[Batch], Detections], batches: Iterable[Batch]
 
 
 def _join(
-    out_dir: str | Path,
+    folders: Sequence[Path],
     kinds: tuple[str, ...],
     process_index: int,
     process_count: int,
     barrier: Callable[[str], None],
-) -> ResultPaths:
+) -> list[ResultPaths]:
     if process_count > 1:
         barrier("results written")
     if process_index == 0:
-        for kind in kinds:
-            merge_shards(out_dir, kind, process_count)
+        for folder, kind in itertools.product(folders, kinds):
+            merge_shards(folder, kind, process_count)
     if process_count > 1:
         barrier("results joined")
-    return ResultPaths(
-        Path(out_dir) / "results_bbox.json", Path(out_dir) / "results_segm.json" if "segm" in kinds else None
-    )
+    return [
+        ResultPaths(folder / "results_bbox.json", folder / "results_segm.json" if "segm" in kinds else None)
+        for folder in folders
+    ]
 
 
 class _Recorder:
     """Writes the images of a batch, each once, and counts them."""
 
-    def __init__(self, annotations: Annotations, writers: dict[str, ResultWriter], mask_threshold: float):
+    def __init__(
+        self,
+        annotations: Annotations,
+        folders: Sequence[Path],
+        mask_threshold: float,
+        process_index: int,
+        process_count: int,
+        swept: bool = False,
+    ):
         self.image_ids, self.category_ids = annotations.image_ids, annotations.category_ids
-        self.writers, self.mask_threshold = writers, mask_threshold
+        self.folders, self.mask_threshold, self.swept = folders, mask_threshold, swept
+        self.process_index, self.process_count = process_index, process_count
         self.written = np.zeros(len(annotations.image_ids), bool)
         self.unreadable = 0
+        self.writers: list[dict[str, ResultWriter]] = []
+
+    def open(self, kinds: tuple[str, ...], stack: contextlib.ExitStack) -> None:
+        """Opens a file of each kind in each folder."""
+        place = self.process_index, self.process_count
+        self.writers = [
+            {kind: stack.enter_context(ResultWriter(folder, kind, *place)) for kind in kinds} for folder in self.folders
+        ]
 
     def write(self, batch: Batch, detections: Detections) -> int:
         """Waits for the detections and writes them; returns the number of new images."""
-        boxes, scores, labels = (_local_rows(array) for array in detections[:3])
-        masks = _local_rows(detections.masks) if "segm" in self.writers else None
+        boxes, scores, labels, masks = (None if array is None else self._sets(array) for array in detections)
         self.unreadable += int(np.sum(batch.unreadable))
         new = 0
         for row, index in enumerate(np.asarray(batch.index).tolist()):
@@ -131,15 +200,26 @@ class _Recorder:
             self.written[index] = True
             new += 1
             original_size = np.asarray(batch.original_size[row])
-            row_masks = None if masks is None else masks[row]
             size = np.asarray(batch.image_size[row])
-            image = to_original(boxes[row], scores[row], labels[row], row_masks, size, original_size)
-            image_id = int(self.image_ids[index])
-            self.writers["bbox"].write(box_records(image, image_id, self.category_ids))
-            if masks is not None:
-                records = mask_records(image, image_id, self.category_ids, original_size, self.mask_threshold)
-                self.writers["segm"].write(records)
+            for place, writers in enumerate(self.writers):
+                row_masks = None if masks is None else masks[row, place]
+                found = boxes[row, place], scores[row, place], labels[row, place], row_masks
+                self._write(writers, to_original(*found, size, original_size), index, original_size)
         return new
+
+    def _sets(self, array: jax.Array | np.ndarray) -> np.ndarray:
+        """The rows on this host, with the sets of detections as the second axis."""
+        rows = _local_rows(array)
+        return rows if self.swept else rows[:, None]
+
+    def _write(
+        self, writers: dict[str, ResultWriter], image: ImageDetections, index: int, original_size: np.ndarray
+    ) -> None:
+        image_id = int(self.image_ids[index])
+        writers["bbox"].write(box_records(image, image_id, self.category_ids))
+        if image.masks is not None:
+            records = mask_records(image, image_id, self.category_ids, original_size, self.mask_threshold)
+            writers["segm"].write(records)
 
     def report(self, process_count: int) -> None:
         """Says which images have no results: they count as images without a detection."""

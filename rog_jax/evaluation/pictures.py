@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from rog_jax.data.annotations import Annotations
 from rog_jax.data.images import UnreadableImage, read_image
 from rog_jax.evaluation.drawing import Objects, draw_comparison
-from rog_jax.evaluation.results_file import iter_records
+from rog_jax.evaluation.json_stream import iter_records
 
 _FEWEST_PREDICTIONS = 3
 _JPEG_QUALITY = 92

@@ -1,45 +1,35 @@
-"""An evaluation from config and checkpoint to figures, tables and pictures."""
+"""An evaluation from config and checkpoint, or from anybody's results files, to figures, tables and pictures."""
 
+import importlib.metadata
+import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from rog_jax.data import Annotations, ClassStatistics, check_categories, load_lvis
+from rog_jax.data import Annotations
 from rog_jax.data.loader import eval_loader
+from rog_jax.data.sources import VAL, load_split
+from rog_jax.evaluation.evaluated_model import evaluated_model
+from rog_jax.evaluation.figures import Protocol, figures_of_file
 from rog_jax.evaluation.inference import ResultPaths, run_inference
-from rog_jax.evaluation.lvis import evaluate_lvis
+from rog_jax.evaluation.norcal import score_function
+from rog_jax.evaluation.openimages_files import write_challenge_csv
+from rog_jax.evaluation.packed_truth import truth_from_annotations
 from rog_jax.evaluation.pictures import save_pictures
-from rog_jax.evaluation.results_file import iter_records
-from rog_jax.evaluation.summary import format_table, write_metrics, write_per_class
+from rog_jax.evaluation.results_file import IouType, kinds_of
+from rog_jax.evaluation.summary import format_supply, format_table, write_metrics, write_per_class
+from rog_jax.evaluation.training_counts import training_counts, with_training_counts
 from rog_jax.evaluation.truth import Truth, load_truth
-from rog_jax.training.checkpoint import CheckpointError, Checkpoints
-from rog_jax.training.config import check_config
-from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
-from rog_jax.training.optimizer import create_optimizer
-from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
+from rog_jax.training.loop import git_commit
+from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 
 logger = logging.getLogger(__name__)
-
-
-class EvaluatedModel(NamedTuple):
-    """A model with its arrays, ready to predict.
-
-    Attributes:
-        config: with what the weights need.
-        definition: of the model.
-        state: its arrays on the devices.
-        facts: what the figures' file says of it.
-    """
-
-    config: ConfigDict
-    definition: ModelDefinition
-    state: TrainState
-    facts: dict[str, Any]
 
 
 def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = None) -> dict[str, Any]:
@@ -60,112 +50,173 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
         ValueError: the annotations lack what evaluation needs, such as an object's area.
     """
     workdir = Path(workdir)
-    annotations = load_lvis(config.data.val_json, config.data.val_images)
-    truth = load_truth(config.data.val_json)  # what it lacks should be said before the inference, not after hours of it
-    if config.init_from and not (workdir / "checkpoints").is_dir():
-        model = imported_model(config, annotations.num_classes)
-    else:
-        model = trained_model(config, workdir, annotations, step)
-    config, mesh = model.config, data_mesh()
-    predict = make_predict_step(model.definition, mesh)
-    batches = eval_loader(
-        annotations,
-        config.data,
-        config.test.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+    annotations, truth = validation_set(config)
+    protocol_of(config)  # what is wrong there should be said before the inference, not after hours of it
+    model = evaluated_model(config, workdir, annotations, step)
+    mesh = data_mesh()
+    gamma = model.config.test.norcal.gamma
+    counts = training_counts(config.data, truth if isinstance(truth, Truth) else None).images if gamma else None
+    predict = make_predict_step(
+        model.definition, mesh, score_function(model.definition.loss, counts, model.config.test.norcal)
     )
     started = time.perf_counter()
     results = run_inference(
         lambda batch: predict(model.state, to_devices(batch, mesh)),
-        batches,
+        validation_batches(model.config, annotations),
         annotations,
         workdir / "eval",
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        mask_threshold=config.test.mask_threshold,
-        progress=jax.process_index() == 0,
+        **host_options(model.config),
     )
     if jax.process_index() != 0:
         return {}
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
     pictures = save_pictures(annotations, *results, workdir / "eval", count=config.test.pictures)
-    metrics = write_figures(config, truth, results, workdir / "eval", model.facts)
+    metrics = write_figures(model.config, truth, results, workdir / "eval", model.facts)
     if pictures:
         print(f"pictures: {pictures[0].parent} ({len(pictures)})")
     return metrics
 
 
-def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None) -> EvaluatedModel:
-    """The model of a run's checkpoint."""
-    checkpoints = Checkpoints(workdir, read_only=True)
-    about = checkpoints.about(step)
-    check_categories(annotations, about["category_ids"])
-    config = with_settings(config, about.get("conventions") or {}, str(workdir))
-    config.model.num_classes = config.model.num_classes or annotations.num_classes
-    definition, state = _fresh(config, ClassStatistics.from_json(about["statistics"]))
-    state = checkpoints.restore(state, step)
-    checkpoints.close()
-    facts = {"step": int(jax.device_get(state.step)), **{key: about[key] for key in ("commit", "jax", "devices")}}
-    return EvaluatedModel(definition.config, definition, state, facts)
+def evaluate_results(
+    config: ConfigDict, results_json: str | Path | Sequence[str | Path], workdir: str | Path
+) -> dict[str, Any]:
+    """Evaluates anybody's results files against the config's validation annotations.
 
+    Args:
+        config: `data` and `test` are looked at.
+        results_json: one file or several; each is evaluated for what its first record has, boxes, masks or both.
+        workdir: figures go to its sub-folder `eval`.
 
-def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
-    """The detector of `config.init_from`, with all of its own project's settings.
+    Returns:
+        Metrics by kind ("bbox", "segm").
 
     Raises:
-        CheckpointError: it has no heads, or for another number of categories than the annotations.
+        FileNotFoundError, ValueError: as `figures_of_file`; two files hold the same kind.
+        DataError: OpenImages's files are not what the config says.
     """
-    initial = load_initial(config.init_from)
-    classes = initial.settings["model"].get("num_classes")
-    if classes != num_classes:
-        found = "no heads" if classes is None else f"heads for {classes} categories"
-        remedy = "; torchvision's COCO detectors want --coco-91-to-80 when imported" if classes == 90 else ""
-        raise CheckpointError(
-            f"{config.init_from} has {found}, and the annotations have {num_classes} categories: train it on them "
-            f"first (train.py --config.init_from){remedy}"
-        )
-    config = with_settings(config, initial.settings, config.init_from, everything=True)
-    definition, state = _fresh(config, None, initial)
-    return EvaluatedModel(definition.config, definition, state, {"imported": initial.about})
+    results = results_by_kind(results_json)
+    facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
+    return write_figures(config, evaluation_truth(config), results, Path(workdir) / "eval", facts)
 
 
-def _fresh(
-    config: ConfigDict, statistics: ClassStatistics | None, initial: InitialWeights | None = None
-) -> tuple[ModelDefinition, TrainState]:
-    mesh = data_mesh()
-    definition = ModelDefinition(config, statistics)
-    config = definition.config
-    check_config(config, mesh.size)
-    if initial is not None:
-        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
-    return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
+def results_by_kind(results_json: str | Path | Sequence[str | Path]) -> ResultPaths:
+    """Which file holds boxes and which masks.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken; two files hold the same kind.
+    """
+    paths = [results_json] if isinstance(results_json, str | Path) else results_json
+    of_kind: dict[IouType, Path] = {}
+    for path in map(Path, paths):
+        for kind in kinds_of(path):
+            if kind in of_kind:
+                raise ValueError(f"Both {of_kind[kind]} and {path} hold {kind} results: evaluate them one at a time.")
+            of_kind[kind] = path
+    return ResultPaths(of_kind.get("bbox"), of_kind.get("segm"))
 
 
-def evaluate_results(config: ConfigDict, results_json: str | Path, workdir: str | Path) -> dict[str, Any]:
-    """Evaluates a results file, boxes or masks as its records say, against the config's validation annotations."""
-    truth = load_truth(config.data.val_json)
-    first = next(iter_records(results_json), {})
-    path = Path(results_json)
-    results = ResultPaths(None, path) if "segmentation" in first else ResultPaths(path, None)
-    return write_figures(config, truth, results, Path(workdir) / "eval", {"results": str(results_json)})
+def validation_set(config: ConfigDict) -> tuple[Annotations, Truth | Annotations]:
+    """The images to run a detector on, and the ground truth of its evaluation.
+
+    Raises:
+        DataError: the data is not what the config says.
+        ValueError: the annotations lack what evaluation needs.
+    """
+    if protocol_of(config).name == "openimages":
+        annotations = _openimages_annotations(config)
+        return annotations, annotations
+    annotations = load_split(config.data, VAL)
+    return annotations, truth_from_annotations(annotations) if config.data.source else evaluation_truth(config)
+
+
+def evaluation_truth(config: ConfigDict) -> Truth | Annotations:
+    """The ground truth of an evaluation, without looking at images if it is a json.
+
+    Raises:
+        As `validation_set`.
+    """
+    if protocol_of(config).name == "openimages":
+        return _openimages_annotations(config)
+    if config.data.source:
+        return truth_from_annotations(load_split(config.data, VAL))
+    return with_training_counts(load_truth(config.data.val_json), config.data)
+
+
+def _openimages_annotations(config: ConfigDict) -> Annotations:
+    """With boxes and labels of ancestors, as the challenge evaluates them, whatever training does."""
+    data = config.data.copy_and_resolve_references()
+    if data.openimages.hierarchy_json:
+        data.openimages.expand = True
+    return load_split(data, VAL)
+
+
+def protocol_of(config: ConfigDict) -> Protocol:
+    """How the config wants results to be evaluated; "auto" follows the format of the data.
+
+    Raises:
+        ValueError: a setting has no meaning.
+    """
+    test, name = config.test, config.test.protocol
+    if name == "auto":
+        source = config.data.source
+        name = config.data.format
+        if source:
+            name = next((known for known in ("coco", "open_images") if known in source), "lvis").replace("_", "")
+    extras = tuple(extra.strip() for extra in test.figures.split(",") if extra.strip())
+    protocol = Protocol(name, test.max_detections, test.evaluator, extras, test.expand_detections)
+    protocol.check()
+    return protocol
+
+
+def validation_batches(config: ConfigDict, annotations: Annotations):
+    """This host's batches of the validation images."""
+    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return eval_loader(annotations, config.data, config.test.batch_size, **place)
+
+
+def host_options(config: ConfigDict) -> dict[str, Any]:
+    """What the inference needs to know of this host."""
+    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return place | {"mask_threshold": config.test.mask_threshold, "progress": jax.process_index() == 0}
 
 
 def write_figures(
-    config: ConfigDict, truth: Truth, results: ResultPaths, folder: Path, facts: dict[str, Any]
+    config: ConfigDict, truth: Truth | Annotations, results: ResultPaths, folder: Path, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Figures of results files: printed as a table, and written as metrics.json and per_class.csv."""
-    test = config.test
+    test, protocol = config.test, protocol_of(config)
     metrics = {
-        kind: evaluate_lvis(truth, path, kind, test.max_detections, test.evaluator)
+        kind: figures_of_file(truth, path, kind, protocol)
         for kind, path in results._asdict().items()
-        if path is not None
+        if path is not None and (kind == "bbox" or protocol.name != "openimages")
     }
     print(format_table(metrics))
-    kept = {"max_detections": test.max_detections, "evaluator": test.evaluator, "annotations": config.data.val_json}
+    if note := format_supply(metrics, test.max_detections):
+        print(note)
     paths = [path for path in results if path is not None]
-    paths.append(write_metrics(folder, metrics | {"run": kept | facts}))
-    paths.append(write_per_class(folder, truth.categories, metrics))
+    paths.append(write_metrics(folder, metrics | {"run": evaluation_facts(config) | facts}))
+    paths.append(write_per_class(folder, categories_of(truth), metrics))
+    if isinstance(truth, Annotations):
+        paths.append(write_challenge_csv(truth, results.bbox, folder / "submission.csv"))
     for path in paths:
         print(path)
     return metrics
+
+
+def evaluation_facts(config: ConfigDict) -> dict[str, Any]:
+    """What figures need beside them: settings of the evaluation, data, program."""
+    return {
+        "protocol": protocol_of(config).name,
+        "annotations": config.data.source or config.data.val_json,
+        "test": json.loads(config.test.to_json()),
+        "commit": git_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy", "hotcoco", "pycocotools")},
+    }
+
+
+def categories_of(truth: Truth | Annotations) -> list[dict[str, Any]]:
+    """Records of the categories, as `write_per_class` wants them."""
+    if isinstance(truth, Truth):
+        return truth.categories
+    columns = truth.category_ids.tolist(), truth.category_names, truth.frequencies
+    return [{"id": key, "name": name, "frequency": group} for key, name, group in zip(*columns, strict=True)]

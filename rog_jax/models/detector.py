@@ -1,5 +1,6 @@
 """Faster and Mask R-CNN with FPN: the parts put together, for training and for inference."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,26 @@ class TrainOutputs(NamedTuple):
     deltas: Array
     mask_logits: Array | None
     features: list[Array]
+
+
+class RawOutputs(NamedTuple):
+    """What a forward pass of inference knows before the classifier's outputs are read as scores.
+
+    Attributes:
+        features: the levels of the pyramid.
+        proposals: of the RPN.
+        logits: float32 [B, R, Q], raw, of the classifier.
+        deltas: float32 [B, R, sets, 4].
+    """
+
+    features: list[Array]
+    proposals: Proposals
+    logits: Array
+    deltas: Array
+
+
+ScoreFunction = Callable[[Float[Array, "N Q"]], Float[Array, "N C"]]
+"""Raw outputs of the classifier to foreground scores."""
 
 
 class Detector(nnx.Module):
@@ -179,18 +200,33 @@ class Detector(nnx.Module):
         logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]), jnp.maximum(labels, 0).reshape(-1))
         return logits.reshape(*labels.shape, *logits.shape[1:])
 
-    def predict(self, batch: Batch) -> Detections:
+    def predict(self, batch: Batch, score_function: ScoreFunction | None = None) -> Detections:
         """Detections of each image, best first; ground truths are not looked at."""
+        return self.detections(self.raw_outputs(batch), batch.image_size, score_function)
+
+    def raw_outputs(self, batch: Batch) -> RawOutputs:
+        """All of inference but the reading of scores, the last NMS and the masks."""
         settings = self.config.rpn
         features = self.features(batch.image, batch.image_size)
         counts = {"pre_nms": settings.test_pre_nms, "proposals": settings.test_proposals}
         proposals = self.propose(self.rpn(features), batch, **counts)
         embedding = self.box_head.embed(self.pool(features, proposals.boxes, self.config.roi.box_pool))
-        logits, deltas = self.box_head.classify(embedding), self.box_head.regress(embedding)
-        boxes, scores, labels = self.detect(logits, deltas, proposals, batch.image_size)
+        return RawOutputs(features, proposals, self.box_head.classify(embedding), self.box_head.regress(embedding))
+
+    def detections(
+        self, raw: RawOutputs, image_size: Float[Array, "B 2"], score_function: ScoreFunction | None = None
+    ) -> Detections:
+        """The rest of inference; several score functions share one `raw`.
+
+        Args:
+            raw: from `raw_outputs`.
+            image_size: (height, width) of each image inside the padding.
+            score_function: instead of the classification loss's own.
+        """
+        boxes, scores, labels = self.detect(raw.logits, raw.deltas, raw.proposals, image_size, score_function)
         masks = None
         if self.mask_head is not None:
-            masks = jax.nn.sigmoid(self.masks(features, boxes, labels))
+            masks = jax.nn.sigmoid(self.masks(raw.features, boxes, labels))
         return Detections(boxes, scores, labels, masks)
 
     def detect(
@@ -199,9 +235,11 @@ class Detector(nnx.Module):
         deltas: Float[Array, "B R sets 4"],
         proposals: Proposals,
         image_size: Float[Array, "B 2"],
+        score_function: ScoreFunction | None = None,
     ) -> tuple[Float[Array, "B K 4"], Float[Array, "B K"], Int[Array, "B K"]]:
         """Boxes, scores and labels (-1 in empty slots) of the best detections, from what the box head says."""
-        scores = self.loss.scores(logits.reshape(-1, logits.shape[-1])).reshape(*logits.shape[:2], -1)
+        scores_of = self.loss.scores if score_function is None else score_function
+        scores = scores_of(logits.reshape(-1, logits.shape[-1])).reshape(*logits.shape[:2], -1)
         return detect(
             scores,
             deltas,

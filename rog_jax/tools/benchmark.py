@@ -30,7 +30,7 @@ from rog_jax.data import Batch, ClassStatistics, DataError, load_lvis
 from rog_jax.data.batch import MASK_CROP
 from rog_jax.tools.benchmark_conv import benchmark_conv
 from rog_jax.tools.benchmark_detect import benchmark_detect
-from rog_jax.tools.benchmark_evaluation import benchmark_evaluation
+from rog_jax.tools.benchmark_evaluation import FULL_SIZE, benchmark_evaluation
 from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
 from rog_jax.tools.benchmark_losses import benchmark_losses
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/quickstart.py", help="recipe for step, inference and loader")
     parser.add_argument("--batch-size", type=int, help="images over all devices; the recipe's if not given")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--full-size", action="store_true", help="evaluation of as many images as LVIS validates on")
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
@@ -160,7 +161,7 @@ def main() -> None:
         "step": lambda: benchmark_step(config, arguments.repeats),
         "inference": lambda: benchmark_inference(config, arguments.repeats),
         "loader": lambda: benchmark_loader(images, config),
-        "evaluation": benchmark_evaluation,
+        "evaluation": lambda: benchmark_evaluation(FULL_SIZE if arguments.full_size else 500),
     }
     device = jax.devices()[0]
     machine = {"device": device.device_kind, "devices": jax.device_count(), "processor": platform.machine()}

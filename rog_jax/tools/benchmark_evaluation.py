@@ -1,5 +1,9 @@
-"""How long evaluation takes: from a results file to metrics, and from detections to masks in a results file."""
+"""How long evaluation takes: from files to metrics, and from detections to masks in a results file."""
 
+import json
+import multiprocessing
+import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -7,14 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from rog_jax.evaluation.lvis import Evaluator, evaluate_lvis
+from rog_jax.evaluation.evaluators import Evaluator
+from rog_jax.evaluation.figures import Protocol, figures_of_file
+from rog_jax.evaluation.lvis import evaluate_lvis
 from rog_jax.evaluation.paste import encode_detection_mask
 from rog_jax.evaluation.results import ResultWriter, merge_shards
-from rog_jax.evaluation.truth import Truth
+from rog_jax.evaluation.truth import Truth, load_truth
 
+FULL_SIZE = 19_809
+"""Images of LVIS's validation set."""
 _HEIGHT, _WIDTH = 480, 640
 _OBJECTS = 12  # an image
 _NEGATIVES = 20  # categories an image that were looked for and not found
+_TIMEOUT = 3600  # seconds
 
 
 def benchmark_evaluation(
@@ -30,26 +39,59 @@ def benchmark_evaluation(
         seed: of the made-up data.
 
     Returns:
-        "evaluation_seconds" from results file to metrics, "evaluation_detections_per_second", "mask_milliseconds" to
-        paste and encode one mask, "AP" of the boxes, and the sizes.
+        "evaluation_seconds" from truth and results files to LVIS's metrics, in a process of its own with a peak of
+        "evaluation_peak_gb" (10^9 bytes of resident memory, Python and JAX's modules included); "all_figures_seconds"
+        with AP-fixed and AP-pool, and "all_figures_peak_gb"; "results_mb", the size of the results file;
+        "mask_milliseconds" to paste and encode one mask; "AP" of the boxes; and the sizes.
     """
     rng = np.random.default_rng(seed)
-    truth = _made_up_truth(rng, images, categories)
     with tempfile.TemporaryDirectory() as folder:
+        truth = _made_up_truth(rng, images, categories)
+        truth_json = Path(folder) / "truth.json"
+        truth_json.write_text(json.dumps(truth.lvis_json()))
         results = _made_up_results(rng, truth, detections, Path(folder))
-        start = time.perf_counter()
-        metrics = evaluate_lvis(truth, results, "bbox", detections, evaluator)
-        seconds = time.perf_counter() - start
+        del truth
+        files = str(truth_json), str(results), detections, evaluator
+        seconds, peak, ap = _in_a_process(_time_metrics, *files)
+        all_seconds, all_peak, _ = _in_a_process(_time_all_figures, *files)
+        megabytes = results.stat().st_size / 1e6
     return {
         "images": images,
         "detections_per_image": detections,
         "categories": categories,
         "evaluator": evaluator,
+        "results_mb": megabytes,
         "evaluation_seconds": seconds,
+        "evaluation_peak_gb": peak,
         "evaluation_detections_per_second": images * detections / seconds,
+        "all_figures_seconds": all_seconds,
+        "all_figures_peak_gb": all_peak,
         "mask_milliseconds": _mask_milliseconds(rng),
-        "AP": metrics["AP"],
+        "AP": ap,
     }
+
+
+def _in_a_process(function: Any, *arguments: Any) -> tuple[float, float, float]:
+    """What the function returns in a process of its own, whose memory is that of nothing else."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply_async(function, arguments).get(_TIMEOUT)
+
+
+def _time_metrics(truth: str, results: str, cap: int, evaluator: Evaluator) -> tuple[float, float, float]:
+    start = time.perf_counter()
+    ap = evaluate_lvis(truth, results, "bbox", cap, evaluator)["AP"]
+    return time.perf_counter() - start, _peak_gb(), ap
+
+
+def _time_all_figures(truth: str, results: str, cap: int, evaluator: Evaluator) -> tuple[float, float, float]:
+    start = time.perf_counter()
+    figures = figures_of_file(load_truth(truth), results, "bbox", Protocol("lvis", cap, evaluator))
+    return time.perf_counter() - start, _peak_gb(), figures["AP"]
+
+
+def _peak_gb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
 def _made_up_truth(rng: np.random.Generator, images: int, categories: int) -> Truth:

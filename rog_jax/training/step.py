@@ -5,11 +5,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rog_jax.data.batch import Batch, Detections
+from rog_jax.models.detector import Detector, ScoreFunction
 from rog_jax.training.losses import MEMORY_KEY, LossMemory, compute_losses
 from rog_jax.training.memory import remember
 from rog_jax.training.optimizer import Schedule
@@ -121,14 +123,55 @@ def make_fill_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainSt
     return jax.jit(sharded, donate_argnums=0)
 
 
-def make_predict_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainState, Batch], Detections]:
-    """The compiled inference on a global batch."""
+def make_predict_step(
+    definition: ModelDefinition, mesh: Mesh, score_function: ScoreFunction | None = None
+) -> Callable[[TrainState, Batch], Detections]:
+    """The compiled inference on a global batch, with the classification loss's own scores if no others are given."""
 
-    def predict(trainable, fixed, batch):
-        return definition.merge(trainable, fixed).predict(batch)
+    def predict(model: Detector, batch: Batch) -> Detections:
+        return model.predict(batch, score_function)
 
+    return _compiled_inference(definition, mesh, predict)
+
+
+def make_sweep_step(
+    definition: ModelDefinition,
+    mesh: Mesh,
+    score_function: Callable[[Float[Array, "N Q"], Float[Array, ""]], Float[Array, "N C"]],
+    values: Float[np.ndarray, " V"],
+) -> Callable[[TrainState, Batch], Detections]:
+    """The compiled inference on a global batch for several values of one number that scores depend on.
+
+    The backbone, the RPN and the box head run once. The rest is compiled once and runs for one value after the other.
+
+    Args:
+        definition: of the model.
+        mesh: with the axis `data`.
+        score_function: of the classifier's raw outputs and one of the values.
+        values: such as NorCal's gammas.
+
+    Returns:
+        A function of state and global batch to detections whose arrays have the values as their second axis,
+        [B, V, ...].
+    """
+
+    def predict(model: Detector, batch: Batch) -> Detections:
+        raw = model.raw_outputs(batch)
+
+        def with_value(value: Float[Array, ""]) -> Detections:
+            return model.detections(raw, batch.image_size, lambda logits: score_function(logits, value))
+
+        found = jax.lax.map(with_value, jnp.asarray(values, jnp.float32))
+        return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), found)
+
+    return _compiled_inference(definition, mesh, predict)
+
+
+def _compiled_inference(
+    definition: ModelDefinition, mesh: Mesh, predict: Callable[[Detector, Batch], Detections]
+) -> Callable[[TrainState, Batch], Detections]:
     sharded = jax.shard_map(
-        predict,
+        lambda trainable, fixed, batch: predict(definition.merge(trainable, fixed), batch),
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
         out_specs=PartitionSpec(AXIS),

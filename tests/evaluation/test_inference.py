@@ -1,4 +1,6 @@
+import importlib.metadata
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -6,7 +8,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rog_jax.data.batch import Batch, Detections
+from rog_jax.evaluation import evaluate_lvis
+from rog_jax.evaluation.evaluators import official_lvis
 from rog_jax.evaluation.inference import _joined, _local_rows, _one_behind, run_inference
+
+HAS_OFFICIAL = any(found.name == "lvis" for found in importlib.metadata.distributions())
+needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="lvis is not installed")
 
 
 def make_batch(index: list[int]) -> Batch:
@@ -60,6 +67,24 @@ def test_a_box_detector_writes_boxes_alone(annotations, tmp_path):
     assert paths.segm is None
     assert [path.name for path in tmp_path.iterdir()] == ["results_bbox.json"]
     assert len(json.loads(paths.bbox.read_text())) == 2
+
+
+@needs_official
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_official_program_takes_what_we_write(annotations, case, tmp_path, caplog, kind):
+    batches = [make_batch([1, 0])]
+    paths = run_inference(make_predict(masks=True), batches, annotations, tmp_path, progress=False)
+    with official_lvis() as lvis, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ground_truth = lvis.LVIS(str(case / "truth.json"))
+        detections = lvis.LVISResults(ground_truth, str(getattr(paths, kind)))
+        evaluation = lvis.LVISEval(ground_truth, detections, kind)
+        evaluation.run()
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+    figures = evaluate_lvis(case / "truth.json", getattr(paths, kind), kind)
+    assert {name: value for name, value in evaluation.get_results().items() if value > -1} == pytest.approx(
+        {name: value for name, value in figures.items() if name != "per_category" and value == value}, abs=1e-9
+    )
 
 
 def test_hosts_write_their_parts_and_the_first_joins_them(annotations, tmp_path):

@@ -1,0 +1,103 @@
+"""The model that is evaluated: of a run's checkpoint, or imported."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from rog_jax.data import Annotations, ClassStatistics, check_categories
+from rog_jax.training.checkpoint import CheckpointError, Checkpoints
+from rog_jax.training.config import check_config
+from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
+from rog_jax.training.optimizer import create_optimizer
+from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
+
+
+class EvaluatedModel(NamedTuple):
+    """A model with its arrays, ready to predict.
+
+    Attributes:
+        config: with what the weights need.
+        definition: of the model.
+        state: its arrays on the devices.
+        facts: what the figures' file says of it.
+    """
+
+    config: ConfigDict
+    definition: ModelDefinition
+    state: TrainState
+    facts: dict[str, Any]
+
+
+def evaluated_model(
+    config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None = None
+) -> EvaluatedModel:
+    """The model of a run's checkpoint; with `init_from` and no checkpoint in the folder, the imported detector.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is another model's.
+        DataError: its categories are not those of the annotations.
+    """
+    if config.init_from and not (workdir / "checkpoints").is_dir():
+        return imported_model(config, annotations.num_classes)
+    return trained_model(config, workdir, annotations, step)
+
+
+def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None) -> EvaluatedModel:
+    """The model of a run's checkpoint."""
+    checkpoints = Checkpoints(workdir, read_only=True)
+    about = checkpoints.about(step)
+    check_categories(annotations, about["category_ids"])
+    config = with_settings(config, about.get("conventions") or {}, str(workdir))
+    config.model.num_classes = config.model.num_classes or annotations.num_classes
+    definition, state = _fresh(config, ClassStatistics.from_json(about["statistics"]))
+    state = checkpoints.restore(state, step)
+    checkpoints.close()
+    facts = {"step": int(jax.device_get(state.step)), "training": training_facts(about)}
+    return EvaluatedModel(definition.config, definition, state, facts)
+
+
+def training_facts(about: dict[str, Any]) -> dict[str, Any]:
+    """What figures need beside them to be compared: of a checkpoint's `about`, the settings that change figures most
+    by name, then the whole config."""
+    config = about["config"]
+    train, optim = config["train"], config["optim"]
+    return {
+        "seed": train["seed"],
+        "batch_size": train["batch_size"],
+        "learning_rate": optim["lr"] * train["batch_size"] / optim["lr_batch_size"],
+        **{key: about[key] for key in ("commit", "jax", "devices", "config")},
+    }
+
+
+def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
+    """The detector of `config.init_from`, with all of its own project's settings.
+
+    Raises:
+        CheckpointError: it has no heads, or for another number of categories than the annotations.
+    """
+    initial = load_initial(config.init_from)
+    classes = initial.settings["model"].get("num_classes")
+    if classes != num_classes:
+        found = "no heads" if classes is None else f"heads for {classes} categories"
+        remedy = "; torchvision's COCO detectors want --coco-91-to-80 when imported" if classes == 90 else ""
+        raise CheckpointError(
+            f"{config.init_from} has {found}, and the annotations have {num_classes} categories: train it on them "
+            f"first (train.py --config.init_from){remedy}"
+        )
+    config = with_settings(config, initial.settings, config.init_from, everything=True)
+    definition, state = _fresh(config, None, initial)
+    return EvaluatedModel(definition.config, definition, state, {"imported": initial.about})
+
+
+def _fresh(
+    config: ConfigDict, statistics: ClassStatistics | None, initial: InitialWeights | None = None
+) -> tuple[ModelDefinition, TrainState]:
+    mesh = data_mesh()
+    definition = ModelDefinition(config, statistics)
+    config = definition.config
+    check_config(config, mesh.size)
+    if initial is not None:
+        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
+    return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)

@@ -1,0 +1,43 @@
+"""A column of masks as run-length codes, without a Python object a mask."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+
+class RunLengths(NamedTuple):
+    """Masks in COCO's compressed run-length code.
+
+    Attributes:
+        counts: M texts.
+        sizes: int64 [M, 2], (height, width) of each mask's image in pixels.
+    """
+
+    counts: pa.ChunkedArray
+    sizes: np.ndarray
+
+    @classmethod
+    def from_codes(cls, codes: Sequence[dict[str, Any]]) -> "RunLengths":
+        """From records {"size": [height, width], "counts": text}."""
+        counts = pa.chunked_array([pa.array([code["counts"] for code in codes], pa.large_string())])
+        return cls(counts, np.array([code["size"] for code in codes], np.int64).reshape(-1, 2))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["RunLengths"]) -> "RunLengths":
+        """The masks of all parts, one part after the other."""
+        chunks = [chunk for part in parts for chunk in part.counts.chunks]
+        sizes = np.concatenate([part.sizes for part in parts])
+        return cls(pa.chunked_array(chunks, pa.large_string()), sizes)
+
+    def take(self, rows: np.ndarray) -> "RunLengths":
+        """The masks at places `rows`, in that order."""
+        return RunLengths(self.counts.take(pa.array(rows, pa.int64())), self.sizes[rows])
+
+    def codes(self) -> list[dict[str, Any]]:
+        """As records {"size": [height, width], "counts": text}, which the evaluators read."""
+        return [
+            {"size": size, "counts": text}
+            for size, text in zip(self.sizes.tolist(), self.counts.to_pylist(), strict=True)
+        ]
