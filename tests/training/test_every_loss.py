@@ -107,7 +107,7 @@ def test_eight_devices_equal_one(classification, ranking):
     eight, state_eight, _ = train_steps(config, 2, devices=8)
     for a, b in zip(one, eight, strict=True):
         for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=5e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6, err_msg=name)
     for a, b in zip(jax.tree.leaves(state_one.loss), jax.tree.leaves(state_eight.loss), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
