@@ -38,9 +38,7 @@ def lvis_curves(truth: Truth, results: Results, evaluator: Evaluator) -> tuple[P
     if evaluator == "official":
         return _official_lvis_curves(truth, results)
     results = results.take(np.flatnonzero(counted(truth, results)))
-    solid = truth.lvis_json()
-    solid["annotations"] = [_by_area(found) for found in solid["annotations"]]
-    evaluation = _hotcoco_evaluation(solid, results, lvis_style=True)
+    evaluation = hotcoco_evaluation(with_ignored_areas(truth.lvis_json()), results, lvis_style=True)
     return evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
 
 
@@ -52,7 +50,8 @@ def counted(truth: Truth, results: Results) -> np.ndarray:
     return (results.areas > 0) & truth.evaluated[images, categories]
 
 
-def _hotcoco_evaluation(truth_json: dict[str, Any], results: Results, **style: bool) -> hotcoco.COCOeval:
+def hotcoco_evaluation(truth_json: dict[str, Any], results: Results, **style: bool) -> hotcoco.COCOeval:
+    """hotcoco's matching of all the given detections, with the curves computed."""
     ground_truth = hotcoco.COCO(truth_json)
     columns = (results.image_ids[:, None], results.boxes, results.scores[:, None], results.category_ids[:, None])
     masks = None if results.masks is None else results.masks.codes()
@@ -66,9 +65,12 @@ def _hotcoco_evaluation(truth_json: dict[str, Any], results: Results, **style: b
     return evaluation
 
 
-def _by_area(annotation: dict[str, Any]) -> dict[str, Any]:
+def with_ignored_areas(truth_json: dict[str, Any]) -> dict[str, Any]:
     """hotcoco does not know "ignore", but does ignore an object whose area lies in no range."""
-    return annotation | {"area": _AREA_IN_NO_RANGE} if annotation.get("ignore") else annotation
+    annotations = [
+        found | {"area": _AREA_IN_NO_RANGE} if found.get("ignore") else found for found in truth_json["annotations"]
+    ]
+    return truth_json | {"annotations": annotations}
 
 
 def _official_lvis_curves(truth: Truth, results: Results) -> tuple[Precision, Recall]:
@@ -122,7 +124,7 @@ CocoRecall = Float[np.ndarray, "10 C 4 3"]
 def coco_curves(truth: Truth, results: Results, evaluator: Evaluator) -> tuple[CocoPrecision, CocoRecall]:
     """Precision and recall as COCO defines them; the last axis is that of `COCO_CAPS`."""
     if evaluator == "hotcoco":
-        evaluation = _hotcoco_evaluation(truth.coco_json(), results)
+        evaluation = hotcoco_evaluation(truth.coco_json(), results)
         return evaluation.eval["precision"], evaluation.eval["recall"]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools says what it is doing
         ground_truth = COCO()

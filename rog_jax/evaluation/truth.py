@@ -1,17 +1,18 @@
 """The ground truth that an evaluation reads from an annotation json."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+from msgspec import Meta, Raw
 
-_IMAGE_KEYS = ("id", "height", "width")
-_ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "area")
-_OPTIONAL_KEYS = ("segmentation", "ignore", "iscrowd")
+from rog_jax.data.annotations import DataError
+from rog_jax.data.packing import unique_ids
+from rog_jax.data.records import Category, Image, LabelledBox, Whole, decode, read_tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +21,9 @@ class Truth:
 
     Attributes:
         path: of the json file.
-        images: each with "id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids", and what the file
-            says of its name.
-        categories: by rising id, each with "id", "name", "frequency" ("r", "c", "f", or "" where unknown), and whatever
-            else the file says of it.
+        images: each with "id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids".
+        categories: by rising id, each with "id", "name", "frequency" ("r", "c", "f", or "" where unknown), and
+            "image_count" and "instance_count" of the training set where the file has them.
         annotations: the objects, numbered from 1 (an evaluator takes a match with number 0 for none).
     """
 
@@ -87,6 +87,17 @@ class Truth:
         return {"images": self.images, "categories": self.categories, "annotations": annotations}
 
 
+class _Category(Category, kw_only=True, gc=False):
+    instance_count: Whole | None = None
+
+
+class _Object(LabelledBox, kw_only=True, gc=False):
+    id: Whole | None = None
+    area: Annotated[float, Meta(ge=0)]
+    segmentation: Any = None
+    ignore: int | bool | float | None = None
+
+
 def load_truth(annotations_json: str | Path) -> Truth:
     """Reads the ground truth of an evaluation.
 
@@ -95,64 +106,67 @@ def load_truth(annotations_json: str | Path) -> Truth:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: broken json, or a record without a key that evaluation needs; the message names file and record.
+        DataError: broken json, or a record without a key that evaluation needs or with one of no meaning; the message
+            names file and record.
     """
     path = Path(annotations_json)
-    data = _load_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise ValueError(f"{path} is no LVIS or COCO annotation file: it has no list {key!r}.")
-        if not data[key] and key != "annotations":
-            raise ValueError(f"{path}: the list {key!r} is empty, so there is nothing to evaluate.")
-    categories = [_category(path, index, category) for index, category in enumerate(data["categories"])]
-    categories.sort(key=lambda category: category["id"])
-    every_id = [category["id"] for category in categories]
-    images = [_image(path, index, image, every_id) for index, image in enumerate(data["images"])]
-    annotations = _annotations(path, data["annotations"], {image["id"] for image in images}, set(every_id))
-    return Truth(path, images, categories, annotations)
-
-
-def _load_json(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no annotation file {path}: check config.data.val_json.")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is broken or cut off ({error}): fetch or write it again.") from error
+        raise FileNotFoundError(f"There is no annotation file {path}. Check config.data.val_json.")
+    tables = read_tables(path)
+    categories = sorted(decode(path, "categories", tables.categories, _Category), key=lambda category: category.id)
+    category_ids = unique_ids(path, "category", [category.id for category in categories]).tolist()
+    images = list(decode(path, "images", tables.images, Image))
+    image_ids = unique_ids(path, "image", [image.id for image in images]).tolist()
+    return Truth(
+        path=path,
+        images=[_image_record(path, image, category_ids) for image in images],
+        categories=[_category_record(category) for category in categories],
+        annotations=_object_records(path, tables.annotations, set(image_ids), set(category_ids)),
+    )
 
 
-def _category(path: Path, index: int, category: Any) -> dict:
-    _require(path, "categories", index, category, ("id",))
-    known = {key: value for key, value in category.items() if value is not None}
-    return {"name": str(category["id"]), "frequency": ""} | known
+def _category_record(category: _Category) -> dict[str, Any]:
+    name = category.id if category.name is None else category.name
+    counts = {key: getattr(category, key) for key in ("image_count", "instance_count")}
+    known = {key: count for key, count in counts.items() if count is not None}
+    return {"id": category.id, "name": str(name), "frequency": category.frequency or ""} | known
 
 
-def _image(path: Path, index: int, image: Any, every_category_id: list[int]) -> dict:
-    _require(path, "images", index, image, _IMAGE_KEYS)
-    known = {key: ids for key, ids in image.items() if ids is not None}
-    image = {"neg_category_ids": every_category_id, "not_exhaustive_category_ids": []} | known
-    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
-        unknown = set(image[key]) - set(every_category_id) if image[key] is not every_category_id else ()
+def _image_record(path: Path, image: Image, every_category_id: list[int]) -> dict[str, Any]:
+    searched, partly = image.neg_category_ids, image.not_exhaustive_category_ids or []
+    for key, ids in (("neg_category_ids", searched or []), ("not_exhaustive_category_ids", partly)):
+        unknown = set(ids) - set(every_category_id)
         if unknown:
-            raise ValueError(f"{path}: images[{index}]: {key} has {min(unknown)!r}, no category's id. Correct it.")
-    return image
+            raise DataError(f"{path}: image {image.id}: {key} has {min(unknown)}, no category of the file. Correct it.")
+    return {
+        "id": image.id,
+        "height": int(image.height),
+        "width": int(image.width),
+        "neg_category_ids": every_category_id if searched is None else searched,
+        "not_exhaustive_category_ids": partly,
+    }
 
 
-def _annotations(path: Path, annotations: list, image_ids: set[int], category_ids: set[int]) -> list[dict]:
-    kept = []
-    for index, annotation in enumerate(annotations):
-        _require(path, "annotations", index, annotation, _ANNOTATION_KEYS)
+def _object_records(
+    path: Path, raws: Sequence[Raw], image_ids: set[int], category_ids: set[int]
+) -> list[dict[str, Any]]:
+    records = []
+    for place, found in enumerate(decode(path, "annotations", raws, _Object)):
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if annotation[key] not in known:
-                raise ValueError(f"{path}: annotations[{index}]: {key} {annotation[key]!r} is unknown. Correct it.")
-        optional = {key: annotation[key] for key in _OPTIONAL_KEYS if key in annotation}
-        kept.append({"id": len(kept) + 1} | {key: annotation[key] for key in _ANNOTATION_KEYS} | optional)
-    return kept
-
-
-def _require(path: Path, part: str, index: int, record: Any, keys: tuple[str, ...]) -> None:
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: {part}[{index}] is no json object. Correct it.")
-    for key in keys:
-        if key not in record:
-            raise ValueError(f"{path}: {part}[{index}] has no {key!r}, which evaluation needs. Add it.")
+            if getattr(found, key) not in known:
+                raise DataError(
+                    f"{path}: annotation {found.id} (annotations[{place}]): {key} {getattr(found, key)} is unknown. "
+                    "Correct it, or leave the annotation out."
+                )
+        optional = {key: getattr(found, key) for key in ("segmentation", "ignore", "iscrowd")}
+        records.append(
+            {
+                "id": place + 1,
+                "image_id": found.image_id,
+                "category_id": found.category_id,
+                "bbox": list(found.bbox),
+                "area": found.area,
+            }
+            | {key: value for key, value in optional.items() if value is not None}
+        )
+    return records

@@ -114,14 +114,18 @@ def test_compressed_results(case, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda truth: truth.pop("images"), "has no list 'images'"),
-        (lambda truth: truth["images"][1].pop("height"), r"images\[1\] has no 'height'"),
-        (lambda truth: truth["annotations"][1].pop("area"), r"annotations\[1\] has no 'area'"),
-        (lambda truth: truth["annotations"][0].update(image_id=5), r"annotations\[0\]: image_id 5 is unknown"),
-        (lambda truth: truth["annotations"][2].update(category_id=5), r"annotations\[2\]: category_id 5 is unknown"),
-        (lambda truth: truth["images"][0].update(neg_category_ids=[1, 8]), r"images\[0\]: neg_category_ids has 8"),
+        (lambda truth: truth.pop("images"), "is no annotation file .*`images`"),
+        (lambda truth: truth["images"][1].pop("height"), r"image 12 \(images\[1\]\).*missing required field `height`"),
+        (lambda truth: truth["images"][1].update(id=11), "11"),
+        (lambda truth: truth["annotations"][1].pop("area"), r"annotations\[1\]\).*missing required field `area`"),
+        (lambda truth: truth["annotations"][1].update(area=-1), r"annotation 1 \(annotations\[1\]\): area is -1"),
+        (lambda truth: truth["annotations"][1].update(bbox=[1, 2, 3]), r"annotations\[1\]\): bbox is \[1, 2, 3\]"),
+        (lambda truth: truth["annotations"][0].update(image_id=5), r"annotations\[0\]\): image_id 5 is unknown"),
+        (lambda truth: truth["annotations"][2].update(category_id=5), r"annotations\[2\]\): category_id 5 is unknown"),
+        (lambda truth: truth["images"][0].update(neg_category_ids=[1, 8]), "image 11: neg_category_ids has 8"),
         (lambda truth: truth["categories"].clear(), "the list 'categories' is empty"),
-        (lambda truth: truth["categories"].append(3), r"categories\[3\] is no json object"),
+        (lambda truth: truth["categories"].append(3), r"categories\[3\]"),
+        (lambda truth: truth["categories"][0].update(frequency="x"), "category 1.*frequency is 'x'"),
     ],
 )
 def test_a_wrong_ground_truth_is_named(case, tmp_path, change, message):
@@ -133,10 +137,10 @@ def test_a_wrong_ground_truth_is_named(case, tmp_path, change, message):
 
 
 def test_a_missing_or_cut_off_ground_truth_is_named(case, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no annotation file .*absent\.json"):
         evaluate_lvis(tmp_path / "absent.json", case / "results_bbox.json", "bbox")
     (tmp_path / "truth.json").write_text((case / "truth.json").read_text()[:200])
-    with pytest.raises(ValueError, match=r"truth\.json is broken or cut off"):
+    with pytest.raises(ValueError, match=r"truth\.json is no valid json"):
         evaluate_lvis(tmp_path / "truth.json", case / "results_bbox.json", "bbox")
 
 

@@ -192,3 +192,49 @@ def _overlap(detection: list, box: list, of_union: bool) -> float:
     common = max(width, 0) * max(height, 0)
     own, other = ((b[2] - b[0]) * (b[3] - b[1]) for b in (detection, box))
     return common / (own + other - common if of_union else own)
+
+
+def fate_of_objects(truth: dict, every: list[dict], kept: list[dict], iou) -> list[tuple[int, int]]:
+    """(0 found, 1 cut off, 2 another category, 3 missed; that category or -1) of each object that has to be found.
+
+    Category ids are places of categories here.
+    """
+    objects = [a for a in truth["annotations"] if a["area"] > 0]
+    found_in_all, found_in_kept = found_objects(truth, every, iou), found_objects(truth, kept, iou)
+    fates = []
+    for place, annotation in enumerate(objects):
+        if annotation.get("ignore"):
+            continue
+        over = [
+            (-record["score"], order, record["category_id"])
+            for order, record in enumerate(kept)
+            if record["image_id"] == annotation["image_id"]
+            and record["category_id"] != annotation["category_id"]
+            and iou(record, annotation) >= 0.5
+        ]
+        if place in found_in_kept:
+            fates.append((0, -1))
+        elif place in found_in_all:
+            fates.append((1, -1))
+        elif over:
+            fates.append((2, min(over)[2]))
+        else:
+            fates.append((3, -1))
+    return fates
+
+
+def found_objects(truth: dict, records: list[dict], iou) -> set[int]:
+    """Places, among the objects with area, of those that a detection of their category finds at IoU 0.5."""
+    objects = [a for a in truth["annotations"] if a["area"] > 0]
+    found = set()
+    for record in sorted((r for r in records if r["area"] > 0), key=lambda record: -record["score"]):
+        close = [
+            (not a.get("ignore"), iou(record, a), place)
+            for place, a in enumerate(objects)
+            if (a["image_id"], a["category_id"]) == (record["image_id"], record["category_id"])
+            and place not in found
+            and iou(record, a) >= 0.5
+        ]
+        if close:
+            found.add(max(close)[2])
+    return found
