@@ -26,13 +26,15 @@ def scan_blocks(
         arrays: arrays with the same first axis L.
         fill: value for each array that pads L to a whole number of blocks.
         width: entries of the table that `body` makes for one element of the axis.
-        max_entries: bound of T * width.
+        max_entries: bound of T * width. T is a power of two unless one block holds all: then the usual lengths, such as
+            2048 rows, need no padding, which would copy the arrays.
 
     Returns:
         The last carry, and the outputs joined along their first axis, cut to L.
     """
     length = arrays[0].shape[0]
-    size = max(1, min(length, max_entries // max(width, 1)))
+    size = max(1, max_entries // max(width, 1))
+    size = length if size >= length else 1 << (size.bit_length() - 1)
     blocks = -(-length // size)
     pad = blocks * size - length
     split = tuple(
