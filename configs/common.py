@@ -135,7 +135,7 @@ def _loss() -> ConfigDict:
     loss.gap.gamma = 1.0  # exponent of omega
     loss.gap.delta = 0.5  # half width of the ranking step, in units of the logit
     loss.gap.variant = "paper"  # paper | published
-    loss.gap.method = "interval"  # interval | dense
+    loss.gap.method = "auto"  # interval, on TPUs dense | interval | dense (docs/performance.md has the figures)
     loss.gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
     loss.gap.scope = "device"  # rank over the images of a device (as the authors) | global
     loss.gap.counts_scope = "global"  # over all devices | device (as the authors; resumes on as many devices only)

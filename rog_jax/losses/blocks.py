@@ -1,6 +1,7 @@
 """Sums over a long axis in blocks, so that no pairwise table grows beyond a fixed size."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ def scan_blocks(
     body: Callable[..., tuple[PyTree, PyTree]],
     init: PyTree,
     arrays: tuple[Array, ...],
-    fill: tuple[int, ...],
+    fill: tuple[float | int, ...],
     width: int,
     max_entries: int = MAX_PAIRS,
 ) -> tuple[PyTree, PyTree]:
@@ -43,3 +44,20 @@ def scan_blocks(
     )
     carry, outputs = jax.lax.scan(lambda carry, block: body(carry, *block), init, split)
     return carry, jax.tree.map(lambda y: y.reshape(blocks * size, *y.shape[2:])[:length], outputs)
+
+
+def with_block_of_platform(
+    function: Callable[..., PyTree], *arrays: Array, blocks: dict[str, int], entries: int
+) -> PyTree:
+    """function(*arrays, block=b) with the block of the platform that the program is compiled for.
+
+    Args:
+        function: its result does not depend on the block.
+        arrays: arguments.
+        blocks: for "cpu" and "default", entries in a block.
+        entries: in all; where the smallest block holds them, the choice is none and the function is traced once.
+    """
+    smallest = min(blocks.values())
+    if entries <= smallest:
+        return function(*arrays, block=smallest)
+    return jax.lax.platform_dependent(*arrays, **{name: partial(function, block=b) for name, b in blocks.items()})

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
-from rog_jax.losses.blocks import scan_blocks
+from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
 from rog_jax.losses.exact_sums import sum_limbs_over_devices, to_float
 from rog_jax.losses.gap_positives import Positives, is_negative, sum_over_devices
 from rog_jax.losses.interval_search import look_up, make_search
@@ -60,9 +59,9 @@ def rank_by_intervals(
     left = jnp.concatenate([edges[:1], edges])  # [S], S = K + 1; left edges of the intervals, unused for the first
     own_scores = positives.scores[positives.own]  # [P]
     own_valid = positives.valid[positives.own]
-    interval, sums = jax.lax.platform_dependent(
-        *(logits, labels, edges, left),
-        **{name: partial(_fill_intervals, delta=delta, block=block) for name, block in BLOCK_ENTRIES.items()},
+    fill = partial(_fill_intervals, delta=delta)
+    interval, sums = with_block_of_platform(
+        fill, logits, labels, edges, left, blocks=BLOCK_ENTRIES, entries=logits.size
     )
     counts, fractions = (sum_limbs_over_devices(limbs, positives.axis_name) for limbs in sums)
     # Nothing is above a positive in interval 0, which took all that is no negative.
@@ -87,7 +86,8 @@ def rank_by_intervals(
 
         _, sums = scan_blocks(collect, None, (left,), (0,), own_scores.shape[0])
         value, slope = sum_over_devices(jnp.stack(sums), positives.axis_name).at[:, 0].set(0)  # [2, S]
-        return look_up(value, interval) + look_up(slope, interval) * _offset(logits, interval, left, delta)
+        index = interval.astype(jnp.int32)
+        return look_up(value, index) + look_up(slope, index) * _offset(logits, index, left, delta)
 
     return above, spread
 
@@ -100,7 +100,7 @@ def _fill_intervals(
     *,
     delta: float | int,
     block: int,
-) -> tuple[Int[Array, "N C"], Sums]:
+) -> tuple[Integer[Array, "N C"], Sums]:
     """Interval of each entry; number of entries in each interval, and sum of their offsets.
 
     Interval b lies right of b edges. Entries that are no negatives are put into interval 0.
@@ -111,7 +111,8 @@ def _fill_intervals(
     def fill(sums: Sums, logits: Array, labels: Array) -> tuple[Sums, Array]:
         interval = search(logits, lambda: is_negative(labels, num_classes))  # [T, C]
         flat = interval.ravel()
-        return add_entries(sums, flat, _offset(logits.ravel(), flat, left, delta)), interval
+        added = add_entries(sums, flat, _offset(logits.ravel(), flat, left, delta))
+        return added, interval.astype(jnp.uint16 if len(left) <= 1 << 16 else jnp.int32)
 
     zeros = zero_sums(len(left), logits.size, logits.dtype)
     sums, interval = scan_blocks(fill, zeros, (logits, labels), (0, -1), num_classes, block)

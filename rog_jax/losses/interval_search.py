@@ -35,17 +35,15 @@ def make_search(edges: Float[Array, " K"]) -> Search:
     before = jnp.cumsum(fullness) - fullness  # [cells + 1]
     padding = jnp.full(max(len(edges), COMPARED), jnp.inf, edges.dtype)
     padded = jnp.concatenate([edges, padding])  # bisection and comparisons may reach beyond the last edge
-    # One row a cell: edges of earlier cells, negative where there are too many in this one, and the next edges.
-    start = jnp.where(fullness > COMPARED, -1 - COMPARED, before).astype(edges.dtype)
-    table = jnp.stack([start, *(padded[before + k] for k in range(COMPARED))], axis=1).ravel()
+    # Of each cell: edges of earlier cells, negative where this one has too many, and the next edges.
+    start = jnp.where(fullness > COMPARED, -1 - COMPARED, before)
+    following = [padded[before + k] for k in range(COMPARED)]
     fullest = jnp.max(fullness[:-1])
 
     def compare(scores: Array, wanted: Callable[[], Array]) -> Array:
-        row = cell(scores) * (1 + COMPARED)
-        found = look_up(table, row)
-        for k in range(COMPARED):
-            found = found + jnp.where(look_up(table, row + (1 + k)) <= scores, 1, 0)
-        return jnp.where(wanted(), found.astype(jnp.int32), 0)
+        inside = cell(scores)
+        found = look_up(start, inside) + sum(look_up(edge, inside) <= scores for edge in following)
+        return jnp.where(wanted(), found, 0)
 
     def bisect(scores: Array, wanted: Callable[[], Array]) -> Array:
         steps = 32 - jax.lax.clz(fullest)

@@ -19,7 +19,7 @@ CHOICES = {
     "roi.mask_predictor": ("conv", "normed"),
     "loss.ranking": ("none", "gap"),
     "loss.gap.variant": ("paper", "published"),
-    "loss.gap.method": ("interval", "dense"),
+    "loss.gap.method": ("auto", "interval", "dense"),
     "loss.gap.scope": ("device", "global"),
     "loss.gap.counts_scope": ("device", "global"),
     "loss.gap.omega": ("online", "offline", "none"),
