@@ -15,7 +15,7 @@ from rog_jax.losses.exact_sums import Limbs, add_words, sum_limbs_over_devices, 
 from rog_jax.losses.gap_positives import Positives, is_negative
 from rog_jax.losses.step import smooth_step
 
-BLOCK_PAIRS = {"cpu": 1 << 21, "default": 1 << 29}
+BLOCK_PAIRS = {"cpu": 1 << 21, "default": 1 << 31}
 """Pairs of an entry and a positive compared at once, by platform.
 
 XLA on a CPU holds the table of the pairs in memory: this one fits into the cache. On an accelerator only the sums
