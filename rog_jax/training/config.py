@@ -21,7 +21,7 @@ CHOICES = {
     "roi.init": ("mmdet", "pytorch"),
     "loss.ranking": ("none", "gap", "ap", "rank_sort"),
     "loss.gap.variant": ("paper", "published"),
-    "loss.gap.method": ("interval", "dense"),
+    "loss.gap.method": ("auto", "interval", "dense"),
     "loss.gap.scope": ("device", "global"),
     "loss.gap.counts_scope": ("device", "global"),
     "loss.ap.scope": ("device", "global"),
