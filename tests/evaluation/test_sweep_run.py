@@ -35,8 +35,8 @@ def untrained(monkeypatch):
         definition = ModelDefinition(config)
         # Untrained scores hardly differ: larger weights make some boxes sure and others not.
         definition.initial[0]["box_head"]["classifier"]["kernel"] *= 30
-        state = create_state(definition, create_optimizer(config.optim, lambda step: 0.0), data_mesh())
-        return EvaluatedModel(config, definition, state, {"step": 0})
+        state = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.0), data_mesh())
+        return EvaluatedModel(definition.config, definition, state, {"step": 0})
 
     monkeypatch.setattr(run, "evaluated_model", model)
     monkeypatch.setattr(sweep, "evaluated_model", model)
