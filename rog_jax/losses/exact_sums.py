@@ -46,14 +46,22 @@ def add_words(limbs: Limbs, words: UInt[Array, "L ..."], shift: int) -> Limbs:
     return add_word(limbs, jnp.sum(words >> half, axis=0, dtype=words.dtype), shift + half)
 
 
-def sum_limbs_over_devices(limbs: Limbs, axis_name: str | None) -> Limbs:
-    """Sum over the devices of a mesh axis, of which there may be as many as the base; itself where there is no axis.
+def sum_over_devices_exactly(limbs: Limbs, bits: int, axis_name: str | None) -> Limbs:
+    """Sum over the devices of a mesh axis of numbers below 2^bits; the number itself where there is no axis.
 
-    Limb by limb: 2^16 limbs below 2^16 sum to less than 2^32.
+    What is exchanged are words as full as the number of devices allows: 2^d devices sum words below 2^(32 - d). A count
+    of 2^22 entries is one word on up to 1,024 devices and two on more.
     """
     if axis_name is None:
         return limbs
-    return _carry([*jax.lax.psum(limbs, axis_name), jnp.zeros_like(limbs[0])])
+    word_bits = 2 * limb_bits(limbs[0].dtype)
+    spare = (int(jax.lax.psum(1, axis_name)) - 1).bit_length()
+    width = word_bits - spare
+    words = jax.lax.psum([_bits_from(limbs, start, width) for start in range(0, bits, width)], axis_name)
+    total = zero_limbs(limbs[0].shape, limbs[0].dtype, bits + spare)
+    for place, word in enumerate(words):
+        total = add_word(total, word, place * width)
+    return total
 
 
 def to_float(limbs: Limbs, fraction_bits: int, dtype: jnp.dtype) -> Float[Array, "..."]:
@@ -74,3 +82,14 @@ def _carry(limbs: list[Array]) -> Limbs:
         done.append(total & (2**half - 1))
         rest = total >> half
     return tuple(done)
+
+
+def _bits_from(limbs: Limbs, start: int, width: int) -> UInt[Array, "..."]:
+    """Bits start to start + width - 1 of a number, as a word."""
+    half = limb_bits(limbs[0].dtype)
+    word = jnp.zeros_like(limbs[0])
+    for k, limb in enumerate(limbs):
+        shift = half * k - start
+        if -half < shift < width:
+            word = word | (limb << shift if shift >= 0 else limb >> -shift)
+    return word if width == 2 * half else word & (2**width - 1)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
 from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
-from rog_jax.losses.exact_sums import Limbs, add_words, sum_limbs_over_devices, to_float, word_type, zero_limbs
+from rog_jax.losses.exact_sums import Limbs, add_words, sum_over_devices_exactly, to_float, word_type, zero_limbs
 from rog_jax.losses.gap_positives import Positives, is_negative
 from rog_jax.losses.step import smooth_step
 
@@ -40,8 +40,9 @@ def rank_densely(
 
     lowered = jnp.where(is_negative(labels, logits.shape[1]), logits, -jnp.inf)  # no step of these is above 0
     above = by_platform(_count, lowered.ravel(), positives.scores)
-    above = sum_limbs_over_devices(above, positives.axis_name)
-    above = to_float(above, FRACTION_BITS[logits.dtype.name], logits.dtype)[positives.own]
+    fraction_bits = FRACTION_BITS[logits.dtype.name]
+    above = sum_over_devices_exactly(above, logits.size.bit_length() + fraction_bits, positives.axis_name)
+    above = to_float(above, fraction_bits, logits.dtype)[positives.own]
 
     def spread(weights: Float[Array, " P"]) -> Float[Array, "N C"]:
         if positives.axis_name is not None:

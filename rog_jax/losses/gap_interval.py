@@ -19,10 +19,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
-from rog_jax.losses.exact_sums import sum_limbs_over_devices, to_float
 from rog_jax.losses.gap_positives import Positives, is_negative, sum_over_devices
 from rog_jax.losses.interval_search import look_up, make_search
-from rog_jax.losses.interval_tally import FRACTION_BITS, Sums, add_entries, zero_sums
+from rog_jax.losses.interval_tally import Sums, add_entries, to_floats, zero_sums
 
 BLOCK_ENTRIES = {"cpu": 1 << 18, "default": 1 << 26}
 """Entries that find their intervals and are counted at once, by platform.
@@ -63,10 +62,8 @@ def rank_by_intervals(
     interval, sums = with_block_of_platform(
         fill, logits, labels, edges, left, blocks=BLOCK_ENTRIES, entries=logits.size
     )
-    counts, fractions = (sum_limbs_over_devices(limbs, positives.axis_name) for limbs in sums)
     # Nothing is above a positive in interval 0, which took all that is no negative.
-    count = to_float(counts, 0, logits.dtype).at[0].set(0)  # [S]
-    offset_sum = to_float(fractions, FRACTION_BITS[logits.dtype.name], logits.dtype).at[0].set(0)
+    count, offset_sum = (x.at[0].set(0) for x in to_floats(sums, logits.size, logits.dtype, positives.axis_name))  # [S]
 
     def add(total: Array, edge: Array, count: Array, offset_sum: Array) -> tuple[Array, None]:
         line = _lines(edge, own_scores, delta)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from rog_jax.losses.exact_sums import Limbs, add_words, word_type, zero_limbs
+from rog_jax.losses.exact_sums import Limbs, add_words, sum_over_devices_exactly, to_float, word_type, zero_limbs
 
 FRACTION_BITS = {"float32": 27, "float64": 58}
 """Digits of an offset behind the point: those of the float, and a few for offsets below 1/2."""
@@ -57,6 +57,16 @@ def add_entries(sums: Sums, interval: Int[Array, " T"], offset: Float[Array, " T
             table = table & (2**room - 1)
         fractions = add_words(fractions, table, place)
     return Sums(counts, fractions)
+
+
+def to_floats(
+    sums: Sums, entries: int, dtype: jnp.dtype, axis_name: str | None
+) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    """Counts, and sums of offsets, over the devices of a mesh axis; `entries` is the number of those of one device."""
+    bits, fraction_bits = entries.bit_length(), FRACTION_BITS[dtype.name]
+    counts = sum_over_devices_exactly(sums.counts, bits, axis_name)
+    fractions = sum_over_devices_exactly(sums.fractions, bits + fraction_bits, axis_name)
+    return to_float(counts, 0, dtype), to_float(fractions, fraction_bits, dtype)
 
 
 def to_fraction(offset: Float[Array, "..."]) -> UInt[Array, "..."]:
