@@ -20,6 +20,7 @@ Pixels = Annotated[float, Meta(ge=1, lt=2**31)]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NO_JSON = re.compile(rb"-?(NaN|Infinity)")
 
 
@@ -97,7 +98,7 @@ def read_tables(path: Path) -> Tables:
             f"{path} is no annotation file in LVIS or COCO format, an object with the lists images, annotations and "
             f"categories: {error}."
         ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _BROKEN as error:
         raise DataError(_broken_json(path, data, str(error))) from error
     for name in ("images", "categories"):
         if not getattr(tables, name):
@@ -115,14 +116,14 @@ def decode(path: Path, table: str, raws: Sequence[Raw], kind: type[Record]) -> I
     for place, raw in enumerate(raws):
         try:
             yield decoder.decode(raw)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except _BROKEN as error:
             raise DataError(_bad_record(path, table, place, raw, str(error))) from error
 
 
 def _bad_record(path: Path, table: str, place: int, raw: Raw, reason: str) -> str:
     try:
         record = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except _BROKEN:
         record = None
     number = record.get("id") if isinstance(record, dict) else None
     who = f"{path}: {_SINGULAR[table]} {number!r} ({table}[{place}])"

@@ -1,10 +1,13 @@
 """From config.data to the annotations of the training or the validation split, whatever their format."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rog_jax.data.annotations import Annotations
+from rog_jax.data.image_pack import packed_images
 from rog_jax.data.lvis import load_coco, load_lvis
 from rog_jax.data.openimages import load_openimages
 from rog_jax.data.tfds import PREFIX, load_tfds
@@ -28,13 +31,19 @@ def load_split(data: Any, split: str, group_counts: np.ndarray | None = None) ->
     """
     if split not in (TRAIN, VAL):
         raise ValueError(f"there is no split {split!r}; choose {TRAIN} or {VAL}")
+    annotations = _load(data, split, group_counts)
+    packed = data[f"{split}_packed"]
+    return dataclasses.replace(annotations, records=packed_images(annotations, Path(packed))) if packed else annotations
+
+
+def _load(data: Any, split: str, group_counts: np.ndarray | None) -> Annotations:
     if data.source and not data.source.startswith(PREFIX):
         raise ValueError(f"config.data.source is {data.source!r}; it must be empty or start with {PREFIX!r}")
     if not data.source and data.format in ("lvis", "coco"):
         load = load_lvis if data.format == "lvis" else load_coco
         return load(data[f"{split}_json"], data[f"{split}_images"])
     if split == VAL and group_counts is None:
-        group_counts = _group_counts(load_split(data, TRAIN))
+        group_counts = _group_counts(_load(data, TRAIN, None))
     if data.source:
         name = data.source.removeprefix(PREFIX)
         return load_tfds(name, data[f"{split}_split"], data.tfds_dir or None, group_counts)

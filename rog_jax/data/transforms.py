@@ -44,15 +44,15 @@ class ExampleSettings:
     short_sides: tuple[int, ...]
     test_short_side: int
     max_long_side: int
-    flip: float
+    flip: float | int
     max_objects: int
     masks: bool
     verified: int = 0
-    scale_jitter: tuple[float, ...] = ()
-    crop: float = 0.0
-    crop_shares: tuple[float, ...] = (0.5, 1.0)
-    photometric: float = 0.0
-    paste: float = 0.0
+    scale_jitter: tuple[float | int, ...] = ()
+    crop: float | int = 0.0
+    crop_shares: tuple[float | int, ...] = (0.5, 1.0)
+    photometric: float | int = 0.0
+    paste: float | int = 0.0
     paste_objects: int = 0
 
     def __post_init__(self):

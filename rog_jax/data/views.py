@@ -64,7 +64,7 @@ def whole_view(size: tuple[int, int], short_side: int, max_long_side: int, flip:
 
 
 def jittered_view(
-    size: tuple[int, int], shape: tuple[int, int], scales: Sequence[float], flip: bool, rng: np.random.Generator
+    size: tuple[int, int], shape: tuple[int, int], scales: Sequence[float | int], flip: bool, rng: np.random.Generator
 ) -> View:
     """Large-scale jitter (Ghiasi et al. 2021, Simple copy-paste, section 3): a random scale, then a random crop.
 
@@ -90,7 +90,7 @@ def jittered_view(
 def cropped_view(
     view: View,
     shape: tuple[int, int],
-    shares: Sequence[float],
+    shares: Sequence[float | int],
     anchor: Float[np.ndarray, "4"] | None,
     limits: tuple[int, int],
     rng: np.random.Generator,

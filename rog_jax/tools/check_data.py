@@ -1,0 +1,159 @@
+"""Says what is wrong with a data set before a run does, and what is in it.
+
+examples:
+  python -m rog_jax.tools.check_data --json data/lvis/lvis_v1_train.json --images data/coco --png tail.png
+  python -m rog_jax.tools.check_data --config configs/lvis_r50.py --split val --decode
+
+One pass over annotations and images: records that are broken, ids used twice, boxes and outlines that do not fit, image
+files that are missing or of another size; then the categories, their groups and the memory that a run will take. The
+exit status is 1 if anything was found that is an error.
+"""
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from configs import common
+from rog_jax.data import Annotations, DataError, load_split
+from rog_jax.data.inspection import Findings, inspect_annotations, inspect_images, inspect_json, packed_bytes
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+COLOURS = {"r": "#c03028", "c": "#e0a020", "f": "#30903c", "1": "#c03028", "2": "#e07028", "3": "#e0a020",
+           "4": "#90a028", "5": "#30903c"}  # fmt: skip
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+def check(data, split: str, decode_all: bool = False) -> tuple[Findings, Annotations | None]:
+    """Checks a split of config.data; the annotations are None where they cannot be loaded.
+
+    Args:
+        data: config.data.
+        split: "train" or "val".
+        decode_all: decodes every picture to its end.
+    """
+    findings = Findings()
+    try:
+        if not data.source and data.format in ("lvis", "coco"):
+            inspect_json(Path(data[f"{split}_json"]), findings)
+        annotations = load_split(data, split)
+    except DataError as error:
+        if not findings.errors:  # otherwise it is one of those
+            findings.error("cannot be loaded", str(error))
+        return findings, None
+    inspect_annotations(annotations, findings)
+    inspect_images(annotations, findings, decode_all)
+    return findings, annotations
+
+
+def summary(annotations: Annotations) -> list[str]:
+    """What is in a data set, a few lines."""
+    groups = Counter(annotations.frequencies)
+    named = ", ".join(f"{groups[group]} {GROUP_NAMES.get(group, f'in group {group}')}" for group in sorted(groups))
+    counts = annotations.image_counts
+    order = np.argsort(-counts, kind="stable")
+    outlined = int(annotations.has_segmentation.sum())
+    density = annotations.num_objects / annotations.num_images
+    return [
+        f"{annotations.num_images} images, {annotations.num_objects} objects, {density:.1f} an image",
+        f"{annotations.num_classes} categories: {named}",
+        f"{int(annotations.trainable.sum())} objects to train on, {outlined} with a mask, "
+        f"{int(annotations.crowd.sum())} crowds or groups",
+        "most frequent: " + ", ".join(f"{annotations.category_names[i]} {counts[i]}" for i in order[:5]),
+        "rarest: " + ", ".join(f"{annotations.category_names[i]} {counts[i]}" for i in order[::-1][:5]),
+        f"sizes: {_size(annotations, 0)} to {_size(annotations, -1)} (height x width)",
+        f"annotations take {packed_bytes(annotations) / 1e6:.1f} MB"
+        + (", mapped from a file that processes share" if annotations.packed else ", a copy in every loader process"),
+    ]
+
+
+def _size(annotations: Annotations, place: int) -> str:
+    """The image that is the smallest (place 0) or the largest (-1) by pixels."""
+    sizes = annotations.image_sizes
+    height, width = sizes[np.argsort(sizes.prod(axis=1, dtype=np.int64), kind="stable")[place]]
+    return f"{height} x {width}"
+
+
+def plot_tail(annotations: Annotations, path: Path) -> None:
+    """Images of each category, most frequent first, on a logarithmic axis, coloured by group."""
+    order = np.argsort(-annotations.image_counts, kind="stable")
+    figure, axes = pyplot.subplots(figsize=(9, 3.5))
+    groups = np.array(annotations.frequencies)[order]
+    counts = annotations.image_counts[order]
+    for group in dict.fromkeys(groups.tolist()):
+        places = np.flatnonzero(groups == group)
+        name = f"{GROUP_NAMES.get(group, f'group {group}')}: {len(places)}"
+        axes.bar(places, np.maximum(counts[places], 0.5), width=1.0, color=COLOURS[group], label=name)
+    axes.set(xlabel="category, by falling number of images", ylabel="images", yscale="log")
+    axes.set(xlim=(-0.5, len(order) - 0.5), ylim=(0.5, None), title=f"{annotations.num_images} images")
+    axes.legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name a data set, by paths or by a recipe."""
+    parser.add_argument("--config", metavar="FILE.py", help="recipe whose config.data is used")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="of the recipe, or of TFDS [train]")
+    parser.add_argument("--json", metavar="FILE", help="annotations (OpenImages: the CSV of boxes)")
+    parser.add_argument("--images", metavar="DIR", help="folder of the images")
+    parser.add_argument("--format", choices=("lvis", "coco", "openimages"), help="of the annotations [lvis]")
+    parser.add_argument("--source", metavar="tfds:NAME", help="a data set that TFDS has prepared")
+    parser.add_argument("--tfds-dir", metavar="DIR", help="where TFDS keeps its data sets")
+    parser.add_argument("--classes", metavar="FILE.csv", help="OpenImages's classes")
+
+
+def config_of(given: argparse.Namespace):
+    """The recipe that the options describe."""
+    if given.config:
+        from rog_jax.tools.benchmark import load_config  # loads all of JAX, which nothing else here needs
+
+        config = load_config(given.config)
+    else:
+        config = common.get_config()
+    data, split = config.data, given.split
+    named = {
+        f"{split}_json": given.json,
+        f"{split}_images": given.images,
+        "format": given.format,
+        "source": given.source,
+        "tfds_dir": given.tfds_dir,
+    }
+    data.update({name: value for name, value in named.items() if value})
+    if given.classes:
+        data.openimages.classes_csv = given.classes
+    return config
+
+
+def main(arguments: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.ERROR)  # the report says it all, with more examples
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data_arguments(parser)
+    parser.add_argument("--decode", action="store_true", help="decode every picture to its end, not only its head")
+    parser.add_argument("--png", type=Path, metavar="FILE.png", help="draw the number of images of each category")
+    given = parser.parse_args(arguments)
+    if not (given.config or given.json or given.source):
+        parser.error("name a data set: --config, --json with --images, or --source")
+    findings, annotations = check(config_of(given).data, given.split, given.decode)
+    for line in findings.lines():
+        print(line)
+    if annotations is not None:
+        print("\n".join(summary(annotations)))
+        if given.png:
+            plot_tail(annotations, given.png)
+            print(given.png)
+    total = sum(findings.counts[kind] for kind in findings.errors)
+    print(f"{total} errors" if total else "no errors")
+    sys.exit(1 if total else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""check_data finds each kind of fault, says which record has it, and tells scripts by its exit status."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rog_jax.data import load_lvis
+from rog_jax.data.inspection import Findings, inspect_json, packed_bytes
+from rog_jax.tools import check_data
+from tests.data.test_openimages import FOLDER
+from tests.reference.data import changed, make_records, rectangle, write_data_set, write_json
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        check_data.main([str(argument) for argument in arguments])
+    return ended.value.code, capsys.readouterr().out
+
+
+def test_sound_data_set(tmp_path, capsys):
+    path, images = write_data_set(tmp_path, make_records())
+    status, out = run(capsys, "--json", path, "--images", images, "--png", tmp_path / "tail.png", "--decode")
+    assert status == 0
+    assert "no errors" in out
+    assert "8 images, 8 objects, 1.0 an image" in out
+    assert "3 categories: 3 rare" in out
+    assert "most frequent: class3 3, class5 3, class9 2" in out
+    assert "ERROR" not in out
+    assert Image.open(tmp_path / "tail.png").size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "fields", "kind", "example"),
+    [
+        ("annotations", 2, {"bbox": [4, 6]}, "broken annotation", "annotation 102 (annotations[2])"),
+        ("annotations", 2, {"id": 100}, "annotation id used twice", "annotation 100"),
+        ("annotations", 2, {"image_id": 77}, "annotation of an unknown image", "annotation 102"),
+        ("annotations", 2, {"category_id": 77}, "annotation of an unknown category", "annotation 102"),
+        ("annotations", 2, {"bbox": [4, 6, -20, 24]}, "box with a negative side", "annotation 102"),
+        ("annotations", 2, {"bbox": [70, 6, 20, 24]}, "box outside its image", "annotation 102"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3]]}, "broken outline", "annotation 102"),
+        ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": "0"}}, "broken outline", "annotation 102"),
+        ("images", 1, {"id": 10}, "image id used twice", "10 (2 times)"),
+        ("images", 1, {"width": "x"}, "broken record of images", "image 11 (images[1])"),
+        ("images", 1, {"file_name": ...}, "image without file_name and coco_url", "image 11"),
+        ("images", 1, {"neg_category_ids": [4]}, "neg_category_ids of no category", "image 11"),
+        ("images", 1, {"width": 41}, "image of another size than annotated", "60 x 40, not 60 x 41"),
+        ("images", 1, {"file_name": "none.png"}, "image file missing", "none.png (image 11)"),
+        ("categories", 1, {"id": 5}, "category id used twice", "5 (2 times)"),
+        ("categories", 1, {"frequency": "x"}, "broken record of categories", "categories[1]"),
+    ],
+)
+def test_errors(tmp_path, capsys, table, place, fields, kind, example):
+    path, images = write_data_set(tmp_path, make_records())
+    write_json(tmp_path, changed(make_records(), table, place, **fields))
+    status, out = run(capsys, "--json", path, "--images", images)
+    assert status == 1
+    (line,) = [line for line in out.splitlines() if f" {kind}: " in line]
+    assert line.startswith("ERROR")
+    assert example in line
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "fields", "kind"),
+    [
+        ("annotations", 2, {"bbox": [50, 6, 20, 24], "segmentation": ...}, "box over the edge of its image"),
+        ("annotations", 2, {"area": 900}, "area larger than the box"),
+        ("annotations", 2, {"segmentation": rectangle(30, 6, 20, 20)}, "outline leaves its box"),
+        ("annotations", 2, {"segmentation": [[1, 2, 3, 4]]}, "outline without three points or a pixel"),
+        ("annotations", 2, {"bbox": [4, 6, 0.2, 24]}, "object without area, thinner than a pixel"),
+        ("annotations", 2, {"iscrowd": 1}, "crowd or group"),
+        ("annotations", 2, {"segmentation": ...}, "object without a mask"),
+        ("annotations", 2, {"image_id": 10}, "image without objects"),
+        ("images", 1, {"file_name": "000.png", "width": 60, "height": 40}, "file name used twice"),
+        ("categories", 0, {"image_count": 7}, "image_count that is not that of this file"),
+        ("categories", 0, {"image_count": 2, "frequency": "f"}, "frequency that does not follow from image_count"),
+        ("annotations", 2, {"category_id": 3}, ""),
+    ],
+)
+def test_remarks_are_no_errors(tmp_path, capsys, table, place, fields, kind):
+    path, images = write_data_set(tmp_path, make_records())
+    write_json(tmp_path, changed(make_records(), table, place, **fields))
+    status, out = run(capsys, "--json", path, "--images", images)
+    assert status == 0
+    remarks = [line for line in out.splitlines() if line.startswith("remark")]
+    assert any(kind in line for line in remarks) if kind else not remarks
+
+
+def test_all_faults_are_counted_in_one_pass(tmp_path):
+    records = make_records()
+    for annotation in records["annotations"][:5]:
+        annotation["bbox"] = [100, 100, 5, 5]
+    records["annotations"][6]["category_id"] = 77
+    findings = Findings()
+    inspect_json(write_json(tmp_path, records), findings)
+    assert findings.counts["box outside its image"] == 5
+    assert findings.counts["annotation of an unknown category"] == 1
+    assert len(findings.examples["box outside its image"]) == 3
+    assert findings.lines()[0].startswith("ERROR        5 box outside its image: annotation 100: [100.0, 100.0")
+
+
+def test_unreadable_pictures_need_decoding_to_be_found(tmp_path, capsys):
+    path, images = write_data_set(tmp_path, make_records())
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(images / "000.png")
+    data = (images / "000.png").read_bytes()
+    (images / "000.png").write_bytes(data[: len(data) // 2])
+    assert run(capsys, "--json", path, "--images", images)[0] == 0
+    status, out = run(capsys, "--json", path, "--images", images, "--decode")
+    assert status == 1
+    assert "image that cannot be read: " in out
+    assert "cut short" in out
+
+
+def test_files_that_cannot_be_read_at_all(tmp_path, capsys):
+    path, images = write_data_set(tmp_path, make_records())
+    path.write_text("{")
+    status, out = run(capsys, "--json", path, "--images", images)
+    assert status == 1
+    assert "no valid json" in out
+    assert run(capsys, "--json", tmp_path / "none.json", "--images", images)[0] == 1
+
+
+def test_openimages_and_recipes(tmp_path, capsys):
+    classes = FOLDER / "class-descriptions-boxable.csv"
+    where = ("--json", FOLDER / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
+    status, out = run(capsys, *where, "--classes", classes, "--png", tmp_path / "tail.png")
+    assert status == 0
+    assert "4 images, 7 objects" in out
+    assert "2 in group 1" in out
+    path, images = write_data_set(tmp_path, make_records())
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import common\ndef get_config():\n    config = common.get_config()\n"
+        f"    config.data.val_json = {str(path)!r}\n    config.data.val_images = {str(images)!r}\n    return config\n"
+    )
+    status, out = run(capsys, "--config", recipe, "--split", "val")
+    assert status == 0
+    assert "8 images, 8 objects" in out
+    with pytest.raises(SystemExit):
+        check_data.main([])
+
+
+def test_memory_is_that_of_the_arrays(tmp_path):
+    annotations = load_lvis(*write_data_set(tmp_path, make_records()))
+    arrays = [v for v in vars(annotations).values() if isinstance(v, np.ndarray)]
+    assert packed_bytes(annotations) == sum(array.nbytes for array in arrays) > annotations.boxes.nbytes
+    assert json.loads(Path(annotations.source).read_text())["images"]
+    assert "tensorflow" not in sys.modules
