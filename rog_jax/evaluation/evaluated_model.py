@@ -18,8 +18,8 @@ class EvaluatedModel(NamedTuple):
     """A model with its arrays, ready to predict.
 
     Attributes:
-        config: with what the weights need.
-        definition: of the model.
+        config: with what the weights need; its `test.max_detections` is that of the figures.
+        definition: of the model, which gives `test.written_detections` if these are more.
         state: its arrays on the devices.
         facts: what the figures' file says of it.
     """
@@ -94,7 +94,9 @@ def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
 def _fresh(config: ConfigDict, initial: InitialWeights | None = None) -> tuple[ModelDefinition, TrainState]:
     mesh = data_mesh()
     check_config(config, mesh.size)
-    definition = ModelDefinition(config)
+    writing = config.copy_and_resolve_references()  # the limit of the figures is applied by the evaluation
+    writing.test.max_detections = max(config.test.max_detections, config.test.written_detections)
+    definition = ModelDefinition(writing)
     if initial is not None:
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
