@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
@@ -18,8 +19,8 @@ class EvaluatedModel(NamedTuple):
     """A model with its arrays, ready to predict.
 
     Attributes:
-        config: with what the weights need.
-        definition: of the model.
+        config: with what the weights need; its `test.max_detections` is that of the figures.
+        definition: of the model, which gives `test.written_detections` if these are more.
         state: its arrays on the devices.
         facts: what the figures' file says of it.
     """
@@ -49,13 +50,13 @@ def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, s
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
     check_categories(annotations, about["category_ids"])
-    config = with_settings(config, about.get("conventions") or {}, str(workdir))
+    config = with_recipe(with_settings(config, about.get("conventions") or {}, str(workdir)))
     config.model.num_classes = config.model.num_classes or annotations.num_classes
     definition, state = _fresh(config, ClassStatistics.from_json(about["statistics"]))
     state = checkpoints.restore(state, step)
     checkpoints.close()
     facts = {"step": int(jax.device_get(state.step)), "training": training_facts(about)}
-    return EvaluatedModel(definition.config, definition, state, facts)
+    return EvaluatedModel(config, definition, state, facts)
 
 
 def training_facts(about: dict[str, Any]) -> dict[str, Any]:
@@ -86,18 +87,19 @@ def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
             f"{config.init_from} has {found}, and the annotations have {num_classes} categories: train it on them "
             f"first (train.py --config.init_from){remedy}"
         )
-    config = with_settings(config, initial.settings, config.init_from, everything=True)
+    config = with_recipe(with_settings(config, initial.settings, config.init_from, everything=True))
     definition, state = _fresh(config, None, initial)
-    return EvaluatedModel(definition.config, definition, state, {"imported": initial.about})
+    return EvaluatedModel(config, definition, state, {"imported": initial.about})
 
 
 def _fresh(
     config: ConfigDict, statistics: ClassStatistics | None, initial: InitialWeights | None = None
 ) -> tuple[ModelDefinition, TrainState]:
     mesh = data_mesh()
-    definition = ModelDefinition(config, statistics)
-    config = definition.config
     check_config(config, mesh.size)
+    writing = config.copy_and_resolve_references()  # the limit of the figures is applied by the evaluation
+    writing.test.max_detections = max(config.test.max_detections, config.test.written_detections)
+    definition = ModelDefinition(writing, statistics)
     if initial is not None:
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)

@@ -100,13 +100,13 @@ def _detections_of_categories(category_ids: np.ndarray, results: Results) -> np.
 
 
 def figures_of_file(
-    truth: Truth | Annotations, results_json: str | Path, kind: IouType, protocol: Protocol
+    truth: Truth | Annotations, results_json: str | Path | Results, kind: IouType, protocol: Protocol
 ) -> dict[str, Any]:
     """All figures of a results file.
 
     Args:
         truth: the ground truth; for OpenImages the expanded annotations.
-        results_json: the detections.
+        results_json: the detections, or what `read_results` made of them.
         kind: "bbox" or "segm".
         protocol: what is asked for.
 
@@ -128,7 +128,7 @@ def figures_of_file(
     return figures | {"seconds": time.perf_counter() - started}
 
 
-def _openimages(annotations: Annotations, results_json: str | Path, protocol: Protocol) -> dict[str, Any]:
+def _openimages(annotations: Annotations, results_json: str | Path | Results, protocol: Protocol) -> dict[str, Any]:
     results = read_openimages_results(annotations, results_json)
     counts = _detections_of_categories(annotations.category_ids, results)
     of_category = dict(zip(annotations.category_ids.tolist(), counts.tolist(), strict=True))
@@ -136,7 +136,9 @@ def _openimages(annotations: Annotations, results_json: str | Path, protocol: Pr
     return figures | {"detections_per_category": of_category}
 
 
-def _lvis_or_coco(truth: Truth, results_json: str | Path, kind: IouType, protocol: Protocol) -> dict[str, Any]:
+def _lvis_or_coco(
+    truth: Truth, results_json: str | Path | Results, kind: IouType, protocol: Protocol
+) -> dict[str, Any]:
     truth, results = read_both(truth, results_json, kind, protocol.evaluator)
     supply = supply_of(truth, results)
     figures = {"lvis": _lvis, "coco": _coco}[protocol.name](truth, results, protocol)
@@ -147,7 +149,7 @@ def _lvis_or_coco(truth: Truth, results_json: str | Path, kind: IouType, protoco
                 figures[name] = _EXTRA_FIGURES[name](truth, results, protocol)
         if "fixed" in protocol.extras:
             figures["fixed"] |= {"scarce_categories": supply.scarce, "evaluated_categories": supply.evaluated}
-            _warn_of_a_limit(results_json, supply)
+            _warn_of_a_limit(kind, supply)
     return figures
 
 
@@ -183,13 +185,13 @@ def _boundary(truth: Truth, results: Results, protocol: Protocol) -> dict[str, A
 _EXTRA_FIGURES: dict[str, Callable] = {"fixed": _fixed, "pooled": _pooled, "boundary": _boundary}
 
 
-def _warn_of_a_limit(results_json: str | Path, supply: Supply) -> None:
+def _warn_of_a_limit(kind: IouType, supply: Supply) -> None:
     if supply.limited:
         logger.warning(
-            "%s: %d images have %d detections and none has more, so the file was written with that limit, and %d of "
-            "the %d categories have fewer than the %d detections that AP-fixed counts: it is a lower bound. Raise "
-            "config.test.max_detections for the inference.",
-            results_json,
+            "%s: %d images have %d detections and none has more, so they were written with that limit, and %d of the "
+            "%d categories have fewer than the %d detections that AP-fixed counts: it is a lower bound. Raise "
+            "config.test.written_detections for the inference.",
+            kind,
             supply.images_at_most,
             supply.most_of_an_image,
             supply.scarce,

@@ -1,7 +1,7 @@
 """Pictures of predictions beside the truth, for images of a data set and the results files of a model."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from rog_jax.data.annotations import Annotations
-from rog_jax.data.images import UnreadableImage, read_image
+from rog_jax.data.images import UnreadableImage, read_annotated
 from rog_jax.evaluation.drawing import Objects, draw_comparison
 from rog_jax.evaluation.json_stream import iter_records
 
 _FEWEST_PREDICTIONS = 3
+_RAREST = ("r", "1")  # groups of LVIS and of OpenImages
 _JPEG_QUALITY = 92
 
 
@@ -26,6 +27,7 @@ def save_pictures(
     *,
     count: int = 12,
     seed: int = 0,
+    also: Sequence[int] = (),
 ) -> list[Path]:
     """Draws some images of a data set, truth at the left and predictions at the right, into `out_dir`/pictures.
 
@@ -39,21 +41,23 @@ def save_pictures(
         out_dir: made if it is not there.
         count: number of images.
         seed: for the choice of the images.
+        also: ids of further images.
 
     Returns:
-        The pictures' paths. An image that cannot be read is left out.
+        The pictures' paths, `ID.jpg`. An image that cannot be read is left out.
     """
-    images = choose_images(annotations, count, seed)
-    image_ids = {int(annotations.image_ids[image]) for image in images}
-    boxes = _records_of(results_bbox, image_ids)
-    masks = _records_of(results_segm, image_ids) if results_segm is not None else {}
-    rare = frozenset(label for label, frequency in enumerate(annotations.frequencies) if frequency == "r")
+    further = np.flatnonzero(np.isin(annotations.image_ids, also)).tolist()
+    images = sorted({*choose_images(annotations, count, seed), *further})
+    chosen = {int(annotations.image_ids[image]) for image in images}
+    boxes = _records_of(results_bbox, chosen)
+    masks = _records_of(results_segm, chosen) if results_segm is not None else {}
+    rare = frozenset(label for label, frequency in enumerate(annotations.frequencies) if frequency in _RAREST)
     folder = Path(out_dir) / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for image in images:
         try:
-            pixels = read_image(annotations.image_path(image), tuple(annotations.image_sizes[image].tolist()))
+            pixels = read_annotated(annotations, image)
         except UnreadableImage:  # inference has warned of it
             continue
         image_id = int(annotations.image_ids[image])
@@ -62,15 +66,20 @@ def save_pictures(
         predicted = predictions(annotations, boxes.get(image_id, []), masks.get(image_id, []), best)
         names = annotations.category_names
         picture = draw_comparison(pixels, truth, predicted, names, rare, title=f"image {image_id}")
-        paths.append(folder / f"{image_id:012d}.jpg")
+        paths.append(folder / picture_name(image_id))
         _write_jpeg(paths[-1], picture)
     return paths
+
+
+def picture_name(image_id: int) -> str:
+    """The name of an image's picture."""
+    return f"{image_id:012d}.jpg"
 
 
 def choose_images(annotations: Annotations, count: int, seed: int = 0) -> list[int]:
     """Places of images to look at, rising: half of them, where there are so many, with objects of rare classes."""
     order = np.random.default_rng(seed).permutation(np.flatnonzero(np.diff(annotations.offsets)))
-    rare = np.array([frequency == "r" for frequency in annotations.frequencies])
+    rare = np.array([frequency in _RAREST for frequency in annotations.frequencies])
     with_rare = set(annotations.images_of_objects[rare[annotations.labels]].tolist())
     first = [int(image) for image in order if int(image) in with_rare][: count // 2]
     others = [int(image) for image in order if int(image) not in first]

@@ -9,20 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations
 from rog_jax.data.loader import eval_loader
 from rog_jax.data.sources import VAL, load_split
-from rog_jax.evaluation.evaluated_model import evaluated_model
+from rog_jax.evaluation.diagnosis import diagnose
+from rog_jax.evaluation.evaluated_model import EvaluatedModel, evaluated_model
 from rog_jax.evaluation.figures import Protocol, figures_of_file
 from rog_jax.evaluation.inference import ResultPaths, run_inference
+from rog_jax.evaluation.lvis import read_both
 from rog_jax.evaluation.norcal import score_function
 from rog_jax.evaluation.openimages_files import write_challenge_csv
 from rog_jax.evaluation.packed_truth import truth_from_annotations
 from rog_jax.evaluation.pictures import save_pictures
+from rog_jax.evaluation.report import write_report
 from rog_jax.evaluation.results_file import IouType, kinds_of
-from rog_jax.evaluation.summary import format_supply, format_table, write_metrics, write_per_class
+from rog_jax.evaluation.summary import (
+    SCHEMA,
+    format_supply,
+    format_table,
+    write_json,
+    write_metrics,
+    write_per_class,
+)
 from rog_jax.evaluation.training_counts import training_counts, with_training_counts
 from rog_jax.evaluation.truth import Truth, load_truth
 from rog_jax.training.loop import git_commit
@@ -70,11 +81,23 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     if jax.process_index() != 0:
         return {}
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
-    pictures = save_pictures(annotations, *results, workdir / "eval", count=config.test.pictures)
-    metrics = write_figures(model.config, truth, results, workdir / "eval", model.facts)
-    if pictures:
-        print(f"pictures: {pictures[0].parent} ({len(pictures)})")
+    folder, norms = workdir / "eval", classifier_norms(model, annotations)
+    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, norms)
+    if config.test.pictures:
+        keys = ("best_images", "worst_images")
+        telling = [image for found in diagnosis.values() for key in keys for image in found[key]]
+        pictures = save_pictures(annotations, *results, folder, count=config.test.pictures, also=telling)
+        print(f"pictures: {folder / 'pictures'} ({len(pictures)})")
+    if diagnosis:
+        print(write_report([workdir], folder / "report.html"))
     return metrics
+
+
+def classifier_norms(model: EvaluatedModel, annotations: Annotations) -> dict[int, float]:
+    """L2 norm of the classifier's weights of each category, by id (the paper's Figure 5a)."""
+    kernel = jax.device_get(model.state.trainable["box_head"]["classifier"]["kernel"])  # [hidden, Q]
+    norms = np.linalg.norm(kernel.astype(np.float64), axis=0)[: annotations.num_classes]
+    return dict(zip(annotations.category_ids.tolist(), norms.tolist(), strict=True))
 
 
 def evaluate_results(
@@ -96,7 +119,11 @@ def evaluate_results(
     """
     results = results_by_kind(results_json)
     facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
-    return write_figures(config, evaluation_truth(config), results, Path(workdir) / "eval", facts)
+    folder = Path(workdir) / "eval"
+    metrics, diagnosis = write_figures(config, evaluation_truth(config), results, folder, facts)
+    if diagnosis:
+        print(write_report([Path(workdir)], folder / "report.html"))
+    return metrics
 
 
 def results_by_kind(results_json: str | Path | Sequence[str | Path]) -> ResultPaths:
@@ -181,15 +208,27 @@ def host_options(config: ConfigDict) -> dict[str, Any]:
 
 
 def write_figures(
-    config: ConfigDict, truth: Truth | Annotations, results: ResultPaths, folder: Path, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Figures of results files: printed as a table, and written as metrics.json and per_class.csv."""
+    config: ConfigDict,
+    truth: Truth | Annotations,
+    results: ResultPaths,
+    folder: Path,
+    facts: dict[str, Any],
+    norms: dict[int, float] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures and diagnosis of results files by kind: printed as a table, and written as metrics.json, per_class.csv
+    and diagnosis.json, with the classifier's norms if they are given."""
     test, protocol = config.test, protocol_of(config)
-    metrics = {
-        kind: figures_of_file(truth, path, kind, protocol)
-        for kind, path in results._asdict().items()
-        if path is not None and (kind == "bbox" or protocol.name != "openimages")
-    }
+    metrics, diagnosis = {}, {}
+    for kind, path in results._asdict().items():
+        if path is None or (kind == "segm" and isinstance(truth, Annotations)):
+            continue
+        if isinstance(truth, Annotations):
+            metrics[kind] = figures_of_file(truth, path, kind, protocol)
+            continue
+        _, found = read_both(truth, path, kind, protocol.evaluator)
+        metrics[kind] = figures_of_file(truth, found, kind, protocol)
+        if test.report:
+            diagnosis[kind] = diagnose(truth, found, test.max_detections)
     print(format_table(metrics))
     if note := format_supply(metrics, test.max_detections):
         print(note)
@@ -198,9 +237,12 @@ def write_figures(
     paths.append(write_per_class(folder, categories_of(truth), metrics))
     if isinstance(truth, Annotations):
         paths.append(write_challenge_csv(truth, results.bbox, folder / "submission.csv"))
+    if diagnosis:
+        content = {"schema": SCHEMA} | diagnosis | {"classifier_norms": norms or {}}
+        paths.append(write_json(folder / "diagnosis.json", content))
     for path in paths:
         print(path)
-    return metrics
+    return metrics, diagnosis
 
 
 def evaluation_facts(config: ConfigDict) -> dict[str, Any]:

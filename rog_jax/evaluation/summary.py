@@ -50,15 +50,18 @@ def _percent(value: float) -> str:
 
 
 def format_supply(metrics: Mapping[str, Mapping[str, Any]], max_detections: int) -> str:
-    """A line that says which limits the rows of a table had, "" without a row of AP-fixed."""
+    """Lines that say which limits the rows of a table had, "" without a row of AP-fixed."""
     fixed = {kind: figures["fixed"] for kind, figures in metrics.items() if "fixed" in figures}
     if not fixed:
         return ""
-    limit = "all detections" if max_detections == -1 else f"the best {max_detections} detections of an image"
+    limit = "all detections" if max_detections == -1 else f"best {max_detections} of an image"
     counts = ", ".join(
-        f"{found['scarce_categories']} of {found['evaluated_categories']} ({kind})" for kind, found in fixed.items()
+        f"{kind} {found['scarce_categories']} of {found['evaluated_categories']}" for kind, found in fixed.items()
     )
-    return f"Limits: {limit}; fixed: the best 10,000 of a category, which fewer have in {counts}; pooled: none."
+    return (
+        f"Limits: {limit}; fixed: best 10,000 of a category; pooled: none.\n"
+        f"Categories with fewer than 10,000 detections: {counts}."
+    )
 
 
 def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> Path:

@@ -18,7 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def test_results_files_and_a_sweep(case, tmp_path):
     where = ["--workdir", str(tmp_path), f"--config.data.val_json={case / 'truth.json'}"]
     files = f"--results={case / 'results_bbox.json'},{case / 'results_segm.json'}"
-    done = run(*where, files, "--config.test.figures=pooled,boundary")
+    done = run(*where, files, "--config.test.figures=pooled,boundary", "--config.test.report=False")
     assert done.returncode == 0, done.stderr
     assert "segm boundary" in done.stdout
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())

@@ -23,6 +23,7 @@ from tests.evaluation.cases import random_case, written
 def config(case):
     config = common.get_config()
     config.data.val_json = str(case / "truth.json")
+    config.test.report = False
     return config
 
 
@@ -68,7 +69,7 @@ def test_a_limit_for_an_image_is_noticed_and_said(tmp_path, caplog):
     assert sum(supply.per_category.values()) == 40
     with caplog.at_level(logging.WARNING):
         figures_of_file(loaded, tmp_path / "results.json", "bbox", Protocol())
-    assert "results.json: 5 images have 8 detections and none has more" in caplog.text
+    assert "bbox: 5 images have 8 detections and none has more" in caplog.text
     assert "6 of the 6 categories have fewer than the 10000" in caplog.text
     caplog.clear()
     written(tmp_path, truth, few[1:16])  # the images have 7 and 8
@@ -114,7 +115,7 @@ def test_files_of_boxes_and_of_masks_together(case, config, tmp_path, capsys):
     assert rows[1].startswith("1,cup,f,200,340,1.000000,1.000000,")
     printed = capsys.readouterr().out
     assert "segm fixed" in printed
-    assert "Limits: the best 300" in printed
+    assert "Limits: best 300" in printed
 
 
 def test_one_file_may_hold_both(case, config, tmp_path):

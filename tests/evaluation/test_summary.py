@@ -47,8 +47,9 @@ def test_table_of_openimages():
 def test_the_limits_stand_below_the_table():
     assert format_supply({"bbox": FIGURES}, 300) == ""
     note = format_supply({"bbox": FIGURES | {"fixed": FIXED}, "segm": FIGURES | {"fixed": FIXED}}, 300)
-    assert "best 300 detections of an image" in note
-    assert "3 of 4 (bbox), 3 of 4 (segm)" in note
+    assert "best 300 of an image" in note
+    assert "fewer than 10,000 detections: bbox 3 of 4, segm 3 of 4." in note
+    assert max(map(len, note.splitlines())) <= 80
     assert "all detections" in format_supply({"bbox": {"fixed": FIXED}}, -1)
 
 
