@@ -117,7 +117,7 @@ def class_precisions(
     right = np.take_along_axis(labels, row, axis=1) == label
     order = np.argsort(-np.asarray(best).reshape(-1), kind="stable")
     right, label = right.reshape(-1)[order], label.reshape(-1)[order]
-    objects = np.bincount(labels.reshape(-1), minlength=num_classes)
+    objects = np.bincount(labels.reshape(-1), minlength=num_classes).tolist()
     return np.array([_precision(right[label == c], objects[c]) for c in range(num_classes)])
 
 
