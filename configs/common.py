@@ -2,15 +2,20 @@
 
 Values are those of the ROG paper (ICCV 2023, section 4.1) and of its published configs, which follow MMDetection 2.25's
 Mask R-CNN; where the two differ, the published config is taken and the comment says so.
+
+Settings without a value (`placeholder`, or "auto") are what belongs to the classification loss, unless a recipe or the
+command line sets them: `rog_jax/models/recipe.py` has the table.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
     """Settings common to all recipes; paths and `model.num_classes` are a recipe's to set."""
     config = ConfigDict()
-    config.init_from = ""  # folder written by rog_jax.tools.import_weights: weights and their conventions to start from
+    # Weights and their conventions to start from: a folder written by rog_jax.tools.import_weights, or another run's.
+    config.init_from = ""
     config.data = _data()
     config.sampler = _sampler()
     config.model = _model()
@@ -48,20 +53,32 @@ def _data() -> ConfigDict:
     data.max_long_side = 1333  # pixels
     data.test_short_side = 800  # pixels
     data.flip = 0.5  # probability of a horizontal flip in training
+    data.scale_jitter = ()  # (0.1, 2.0): large-scale jitter instead of short_sides; 1 just fits the padded shape
+    data.crop = 0.0  # probability of a random crop in training; one object's centre stays in
+    data.crop_shares = (0.5, 1.0)  # smallest and largest share of each side that a crop leaves
+    data.photometric = 0.0  # probability of random brightness, contrast, saturation and hue (SSD's strengths)
+    data.copy_paste = ConfigDict()
+    data.copy_paste.probability = 0.0  # that objects of another training image are pasted onto an image
+    data.copy_paste.even = False  # pasted are objects of a category drawn evenly: rare ones far more than they occur
+    data.copy_paste.max_objects = 10  # pasted onto an image
     data.max_objects = 300  # ground truths an image; more are left out at random, and counted
+    data.negatives = False  # batches say which categories are verified in each image, for federated losses
     data.keep_empty_images = False  # images without an object take part in training
     data.min_image_side = 32  # training images with a shorter side are left out, in pixels, as MMDetection does
     data.workers = 4  # loader processes; 0 reads in the training process
     data.prefetch = 2  # batches that each worker keeps ready
-    data.max_unreadable = 100  # unreadable images after which training stops
+    data.max_unreadable = 100  # unreadable images after which a run stops
+    data.max_restarts = 3  # times that dead loader processes are started again before a run stops
     return data
 
 
 def _sampler() -> ConfigDict:
     sampler = ConfigDict()
-    sampler.name = "repeat_factor"  # random | repeat_factor
-    sampler.threshold = 1e-3  # t of repeat factor sampling: categories in a smaller share of the images are repeated
-    sampler.rounding = "ceil"  # ceil (MMDetection, the paper) | stochastic (Detectron2)
+    # random | repeat_factor | instance_aware (factors from images and objects) | class_aware (categories evenly, then
+    # images) | bi_level (categories evenly, then objects)
+    sampler.name = "repeat_factor"
+    sampler.threshold = 1e-3  # t of the two kinds of factors: categories of a smaller share are repeated
+    sampler.rounding = "ceil"  # of factors: ceil (MMDetection, the paper) | stochastic (Detectron2)
     return sampler
 
 
@@ -74,6 +91,9 @@ def _model() -> ConfigDict:
     model.norm_trained = True  # scale and bias of frozen_batch are trained (MMDetection), or buffers (the others)
     model.stride_in_1x1 = False  # a block's stride in its first 1x1 (Caffe, MSRA weights), not in its 3x3
     model.frozen_stages = 1  # the stem and this many stages get no gradient; -1 trains all
+    model.trained_parts = placeholder(
+        tuple
+    )  # beginnings of paths such as "mask_head", "box_head/deltas"; () trains all
     model.fpn_channels = 256
     model.fpn_extra_level = "max_pool"  # max_pool | on_input | on_output: a stride-2 convolution of C5 or P5
     model.masks = True  # False is Faster R-CNN
@@ -132,9 +152,10 @@ def _roi() -> ConfigDict:
     roi.smooth_l1_beta = 0.0  # 0 is plain L1
     roi.mask_targets = "binary"  # binary | soft: shares of a cell (torchvision)
     roi.predictor = "auto"  # auto (the classification loss's own) | linear | normed
-    roi.mask_predictor = "conv"  # conv | normed (the paper's Seesaw recipes)
+    roi.mask_predictor = "auto"  # auto (the one that belongs to the classification loss) | conv | normed
     roi.temperature = 20.0  # of normed predictors
     roi.hidden = 1024  # units of the two shared layers of the box head
+    roi.init = "auto"  # of all box layers but the classifier: auto | mmdet (Xavier, normal) | pytorch (uniform)
     roi.mask_channels = 256
     roi.mask_convs = 4
     return roi
@@ -142,19 +163,57 @@ def _roi() -> ConfigDict:
 
 def _loss() -> ConfigDict:
     loss = ConfigDict()
-    loss.classification = "sigmoid_ce"  # sigmoid_ce | softmax_ce
-    loss.ranking = "gap"  # none | gap
-    loss.gap = ConfigDict()
-    loss.gap.weight = 0.1  # lambda_gap: 0.1 with repeat factor sampling, 1.0 with random sampling (section 4.1)
-    loss.gap.gamma = 1.0  # exponent of omega
-    loss.gap.delta = 0.5  # half width of the ranking step, in units of the logit
-    loss.gap.variant = "paper"  # paper | published
-    loss.gap.method = "interval"  # interval | dense
-    loss.gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
-    loss.gap.scope = "device"  # rank over the images of a device (as the authors) | global
-    loss.gap.counts_scope = "global"  # over all devices | device (as the authors; resumes on as many devices only)
-    loss.gap.omega = "online"  # online | offline (the training json's instance counts) | none
+    # sigmoid_ce | softmax_ce | eql | eqlv2 | seesaw | ecm | gol | droploss | eql_gumbel | gumbel_ce | loce | federated,
+    # or none: trained by the ranking loss alone. A section of the loss's name has its options.
+    loss.classification = "sigmoid_ce"
+    loss.ranking = "gap"  # none | gap | ap | rank_sort
+    loss.gap = _gap()
+    loss.ap = ConfigDict()
+    loss.ap.weight = 1.0
+    loss.ap.delta = 1.0  # half width of the ranking step, in units of the logit
+    loss.ap.scope = "device"  # as gap.scope
+    loss.rank_sort = ConfigDict()
+    loss.rank_sort.weight = 1.0
+    loss.rank_sort.delta = 0.5
+    loss.rank_sort.scope = "device"
+    # Boxes by GIoU and masks by Dice, weighted by the scores, each as large as the ranking loss (Rank & Sort, 3.4).
+    loss.rank_sort.balance_heads = False
+    loss.frequency = "images"  # of a class, for eql, gol and the like: images (their share) | instances (their number)
+    for name in ("eql", "gol", "droploss", "eql_gumbel"):
+        loss[name] = ConfigDict({"threshold": 1.1e-3})  # classes with a smaller frequency are rare; OpenImages: 1652
+    loss.eqlv2 = ConfigDict({"gamma": 12.0, "mu": 0.8, "alpha": 4.0})
+    # synchronise: counts over all devices, or each device's own as the published code has it
+    loss.seesaw = ConfigDict({"p": 0.8, "q": 2.0, "eps": 0.01, "synchronise": True})
+    loss.ecm = ConfigDict({"background_ratio": 6.3313})  # background rows for each object in training
+    # negatives: sampled (Detectron2) | verified (the classes annotated or known to be absent, image by image)
+    loss.federated = ConfigDict({"num_sample_cats": 50, "frequency_power": 0.5, "negatives": "sampled"})
+    loss.loce = ConfigDict({"alpha": 0.9})  # share of a mean score that one value leaves
+    loss.memory = _memory()
     return loss
+
+
+def _gap() -> ConfigDict:
+    gap = ConfigDict()
+    gap.weight = 0.1  # lambda_gap: 0.1 with repeat factor sampling, 1.0 with random sampling (section 4.1)
+    gap.gamma = 1.0  # exponent of omega
+    gap.delta = 0.5  # half width of the ranking step, in units of the logit
+    gap.variant = "paper"  # paper | published
+    gap.method = "auto"  # interval, on TPUs dense | interval | dense (docs/performance.md has the figures)
+    gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
+    gap.scope = "device"  # rank over the images of a device (as the authors) | global
+    gap.counts_scope = "global"  # over all devices | device (as the authors; resumes on as many devices only)
+    gap.omega = "online"  # online | offline (the training json's instance counts) | none
+    return gap
+
+
+def _memory() -> ConfigDict:
+    memory = ConfigDict()  # LOCE's feature memory, one on each device: 2.4 GB in bfloat16 for LVIS
+    memory.slots = 80  # features kept of each class; 0 is LOCE without its memory
+    memory.classes = 8  # classes drawn in a step, rarely recognised ones more often
+    memory.features = 4  # features drawn of each
+    memory.objects = 32  # truths of an image that are looked at, chosen at random
+    memory.fill = True  # one pass over the first epoch's images before training, which stores their features
+    return memory
 
 
 def _optim() -> ConfigDict:
@@ -163,12 +222,12 @@ def _optim() -> ConfigDict:
     optim.lr_batch_size = 16
     optim.momentum = 0.9
     optim.weight_decay = 1e-4
-    optim.warmup_steps = 500
-    optim.warmup_ratio = 1e-4  # of the first step's learning rate; the published config's, not in the paper
-    optim.milestones = (8, 11)  # in units of `milestone_unit`
+    optim.warmup_steps = placeholder(int)
+    optim.warmup_ratio = placeholder(float)  # of the first step's learning rate
+    optim.milestones = placeholder(tuple)  # in units of `milestone_unit`
     optim.milestone_unit = "epochs"  # epochs | steps
     optim.decay = 0.1  # factor at each milestone
-    optim.clip_norm = 5.0  # L2 norm of the whole gradient, 0 for none; the published config's, not in the paper
+    optim.clip_norm = placeholder(float)  # L2 norm of the whole gradient, 0 for none
     return optim
 
 
@@ -191,7 +250,7 @@ def _test() -> ConfigDict:
     # An image, in the results files: 0 for max_detections. More of them show what the cut loses, and serve AP-fixed.
     test.written_detections = 0
     test.score_threshold = 1e-4
-    test.nms_iou = 0.5
+    test.nms_iou = placeholder(float)
     test.min_size = -1.0  # boxes with a side not longer are dropped, pixels: -1 none, 0 the empty ones
     # Best (proposal, category) pairs an image that enter the class-wise NMS. (max_detections - 1) * test_proposals + 1
     # gives the unlimited procedure's detections for any scores, at some 50 times the cost (docs/performance.md).

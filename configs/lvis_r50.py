@@ -46,5 +46,4 @@ def get_config(variants: str = "1x,rfs") -> ConfigDict:
         config.loss.gap.weight = 1.0
     if "2x" in chosen:
         config.train.epochs = 24
-        config.optim.milestones = (16, 22)
     return config

@@ -11,8 +11,13 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import hypothesis  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Where CI is set, hypothesis draws the same examples in every run. Everywhere else too: what passes here passes there.
+hypothesis.settings.register_profile("same_everywhere", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same_everywhere")
 
 jaxtyping.install_import_hook("rog_jax", "beartype.beartype")
 

@@ -6,11 +6,13 @@ from rog_jax.data.lvis import load_coco, load_lvis
 from rog_jax.data.openimages import load_openimages
 from rog_jax.data.samplers import epoch_indices, repeat_factors
 from rog_jax.data.sources import load_split
+from rog_jax.data.statistics import ClassStatistics
 from rog_jax.data.tfds import load_tfds
 
 __all__ = [
     "Annotations",
     "Batch",
+    "ClassStatistics",
     "DataError",
     "Detections",
     "check_categories",

@@ -130,6 +130,10 @@ class Annotations:
         """Objects that have polygons or run lengths."""
         return (np.diff(self.object_polygons) > 0) | (np.diff(self.rle_offsets) > 0)
 
+    def images_of(self, objects: Place | Int64[np.ndarray, "K"]) -> Int64[np.ndarray, "..."] | np.int64:
+        """The image of an object or of several, found without an array of the length of all."""
+        return np.searchsorted(self.offsets, objects, side="right") - 1
+
     def objects(self, image: Place) -> slice:
         """The objects of an image, for indexing the arrays of length O."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
@@ -157,16 +161,15 @@ class Annotations:
             return [self.points[self.polygon_offsets[p] : self.polygon_offsets[p + 1]] for p in range(start, stop)]
         start, stop = self.rle_offsets[obj : obj + 2]
         if stop > start:
-            image = int(np.searchsorted(self.offsets, obj, side="right")) - 1
+            image = int(self.images_of(obj))
             size = [int(side) for side in self.image_sizes[image]]
             return {"size": size, "counts": self.rle_bytes[start:stop].tobytes()}
         return None
 
-    def category_arrays(self) -> list[np.ndarray]:
-        """For each image the labels that occur among its training objects, each once, rising."""
-        keys = np.unique(self.images_of_objects[self.trainable] * self.num_classes + self.labels[self.trainable])
-        images, labels = np.divmod(keys, max(self.num_classes, 1))
-        return np.split(labels, np.searchsorted(images, np.arange(1, self.num_images)))
+    def object_categories(self) -> list[np.ndarray]:
+        """For each image the labels of its training objects, one an object."""
+        images = self.images_of_objects[self.trainable]
+        return np.split(self.labels[self.trainable], np.searchsorted(images, np.arange(1, self.num_images)))
 
     def negative_categories(self, image: Place) -> Int32[np.ndarray, "N"]:
         """Labels that were looked for in the image and not found."""

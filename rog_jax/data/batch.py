@@ -25,6 +25,8 @@ class Batch(NamedTuple):
             where the data has no masks.
         dropped: int32 [B], objects beyond the padded maximum G, left out at random.
         unreadable: int32 [B], 1 where the image could not be read.
+        verified: bool [B, C], categories of which it is known whether the image has them: found, or looked for and not
+            found (`Annotations.verified_categories`). None unless config.data.negatives asks for it.
     """
 
     image: Array
@@ -36,6 +38,7 @@ class Batch(NamedTuple):
     masks: Array
     dropped: Array
     unreadable: Array
+    verified: Array | None = None
 
 
 class Detections(NamedTuple):

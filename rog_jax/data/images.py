@@ -19,6 +19,10 @@ except ImportError as error:
     ) from error
 
 
+_JPEG = b"\xff\xd8\xff"
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
+
 class UnreadableImage(Exception):
     """An image file that cannot be used; the message gives the reason."""
 
@@ -39,14 +43,39 @@ def read_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     return decode_image(_bytes(path.read_bytes), size)
 
 
-def read_annotated(annotations: Annotations, image: Place) -> UInt8[np.ndarray, "H W 3"]:
+def read_annotated(
+    annotations: Annotations, image: Place, at_least: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """An image of a data set, as `read_image` gives it, wherever it lies.
+
+    Args:
+        annotations: of the data set.
+        image: its place.
+        at_least: (height, width) that suffice: a JPEG of twice that size or more comes at a half, a quarter or an
+            eighth, which is decoded in a fraction of the time.
 
     Raises:
         UnreadableImage: as `read_image`.
     """
     size = (int(annotations.image_sizes[image, 0]), int(annotations.image_sizes[image, 1]))
-    return decode_image(_bytes(lambda: annotations.image_bytes(image)), size)
+    data = _bytes(lambda: annotations.image_bytes(image))
+    if at_least is not None and data.startswith(_JPEG):
+        reduced = _decode_reduced(data, size, at_least)
+        if reduced is not None:
+            return reduced
+    return decode_image(data, size)
+
+
+def _decode_reduced(data: bytes, size: tuple[int, int], at_least: tuple[int, int]) -> np.ndarray | None:
+    """A JPEG at a part of its size; None where no part suffices, or where the whole has to be looked at."""
+    part = next((part for part in _REDUCED if all(a <= b // part for a, b in zip(at_least, size, strict=True))), None)
+    if part is None or stored_size(data) not in (size, size[::-1]):
+        return None
+    for flags in (_REDUCED[part], _REDUCED[part] | cv2.IMREAD_IGNORE_ORIENTATION):
+        image = _decode(np.frombuffer(data, np.uint8), flags)
+        if image.shape[:2] == (-(-size[0] // part), -(-size[1] // part)):
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return None
 
 
 def _bytes(read: Callable[[], bytes]) -> bytes:

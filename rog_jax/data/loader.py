@@ -2,9 +2,12 @@
 
 import atexit
 import contextlib
+import copy
 import functools
 import gc
-from collections.abc import Callable, Iterator
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import grain
@@ -14,9 +17,12 @@ from grain.experimental import DatasetOptions, WithOptionsIterDataset
 
 from rog_jax.data.annotations import Annotations, DataError, check_masks
 from rog_jax.data.batch import Batch
+from rog_jax.data.copy_paste import PasteSource
 from rog_jax.data.images import cv2
 from rog_jax.data.plan import PlannedBatch, TrainPlan, eval_batches
 from rog_jax.data.transforms import ExampleSettings, empty_example, make_example
+
+logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY_MIN_BYTES = 1 << 16
 """Smaller arrays come from the workers through a pipe: a block of shared memory each would cost more."""
@@ -57,9 +63,10 @@ def train_loader(
     if masks:
         check_masks(annotations)
     local = local_size(plan.batch_size, process_count)
-    settings = ExampleSettings.training(data, masks)
+    settings = ExampleSettings.training(data, masks, annotations.num_classes)
     source = _Slots(plan.batch, plan.batch_size, local, process_index, start_step, num_steps)
-    load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed)
+    pasting = PasteSource(annotations, data.copy_paste.even) if settings.paste else None
+    load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed, pasting=pasting)
     return Loader(source, load, local, data)
 
 
@@ -92,43 +99,37 @@ def local_size(batch_size: int, process_count: int) -> int:
 class Loader(Iterator[Batch]):
     """An iterator of batches that counts what was left out.
 
+    Worker processes that die are started again, and the run goes on with the very batches that it would have had.
+
     Attributes:
         dropped: objects beyond config.data.max_objects left out so far.
         unreadable: images that could not be read so far.
+        restarts: how often worker processes had died and were started again.
     """
 
     def __init__(self, source: "_Slots", load: Callable[["_Slot"], Batch], batch_size: int, data: Any):
         self.dropped = 0
         self.unreadable = 0
-        self._length = source.num_steps
-        self._max_unreadable = data.max_unreadable
-        self._workers = data.workers
-        self._batches = iter(_pipeline(source, load, batch_size, data.workers, data.prefetch))
+        self.restarts = 0
+        self._source, self._load, self._batch_size = source, load, batch_size
+        self._data = data
+        self._done = 0
+        self._batches = self._start()
 
     def __len__(self) -> int:
         """Number of batches from the first to the last."""
-        return self._length
+        return self._source.num_steps
 
     def __next__(self) -> Batch:
-        try:
-            batch = next(self._batches)
-        except RuntimeError as error:
-            if "Worker process" not in str(error):
-                raise
-            raise RuntimeError(
-                f"A loader process died ({error}) Its memory may have run out: each of the {self._workers} holds the "
-                "annotations and config.data.prefetch batches. Lower config.data.workers or config.data.prefetch; with "
-                "config.data.workers=0 images are read in the main process, where an error shows its place."
-            ) from error
+        batch = self._next_batch()
+        self._done += 1
         self.dropped += int(batch.dropped.sum())
         self.unreadable += int(batch.unreadable.sum())
-        if self.unreadable > self._max_unreadable:
+        try:
+            check_unreadable(self.unreadable, self._data.max_unreadable)
+        except DataError:
             self.close()
-            raise DataError(
-                f"{self.unreadable} images could not be read, more than config.data.max_unreadable = "
-                f"{self._max_unreadable}. The warnings above name the files and the reasons. Mend them, or raise the "
-                "limit."
-            )
+            raise
         return batch
 
     def close(self) -> None:
@@ -136,6 +137,67 @@ class Loader(Iterator[Batch]):
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
+
+    def _start(self) -> Iterator[Batch]:
+        """The batches after those that have been given out."""
+        rest = self._source.after(self._done)
+        return iter(_pipeline(rest, self._load, self._batch_size, self._data.workers, self._data.prefetch))
+
+    def _next_batch(self) -> Batch:
+        while True:
+            try:
+                return next(self._batches)
+            except RuntimeError as error:
+                if "Worker process" not in str(error):
+                    raise
+                self._after_death(error)
+
+    def _after_death(self, error: RuntimeError) -> None:
+        self.close()
+        if self.restarts >= self._data.max_restarts:
+            raise RuntimeError(
+                f"A loader process died ({error}) after {self.restarts} restarts, config.data.max_restarts = "
+                f"{self._data.max_restarts}. Their memory may have run out: each of the {self._data.workers} holds "
+                "config.data.prefetch batches. Lower config.data.workers or config.data.prefetch; with "
+                "config.data.workers=0 images are read in the main process, where an error shows its place."
+            ) from error
+        self.restarts += 1
+        logger.warning(
+            "a loader process died at batch %d (%s): all are started again, for the %d. time of at most %d",
+            self._done,
+            error,
+            self.restarts,
+            self._data.max_restarts,
+        )
+        self._batches = self._start()
+
+
+def check_unreadable(count: int, limit: int) -> None:
+    """Raises DataError if more images than config.data.max_unreadable could not be read.
+
+    A loader checks its own host's; a run on several hosts checks the sum, so that all of them stop at one step.
+    """
+    if count > limit:
+        raise DataError(
+            f"{count} images could not be read, more than config.data.max_unreadable = {limit}. The warnings above "
+            "name the files and the reasons. Mend them, or raise the limit."
+        )
+
+
+def prefetched(batches: Iterable[Any], put: Callable[[Any], Any], ahead: int = 1) -> Iterator[tuple[Any, Any]]:
+    """Pairs of a batch and what `put` makes of it, put on the devices before it is asked for.
+
+    Args:
+        batches: of this host.
+        put: starts the transfer to the devices and returns at once.
+        ahead: batches on their way besides the one in use; each takes the devices' memory.
+    """
+    waiting: deque[tuple[Any, Any]] = deque()
+    for batch in batches:
+        waiting.append((batch, put(batch)))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class _Slot(NamedTuple):
@@ -165,6 +227,13 @@ class _Slots:
         self._first_slot = process_index * local_size
         self._start_step = start_step
 
+    def after(self, steps: int) -> "_Slots":
+        """The slots of all steps but the first ones."""
+        rest = copy.copy(self)
+        rest._start_step += steps
+        rest.num_steps -= steps
+        return rest
+
     def __len__(self) -> int:
         return self.num_steps * self._local_size
 
@@ -175,11 +244,17 @@ class _Slots:
         return _Slot(int(planned.indices[slot]), planned.shape, step * self._batch_size + slot)
 
 
-def _load(slot: _Slot, annotations: Annotations, settings: ExampleSettings, seed: int | None) -> Batch:
+def _load(
+    slot: _Slot,
+    annotations: Annotations,
+    settings: ExampleSettings,
+    seed: int | None,
+    pasting: PasteSource | None = None,
+) -> Batch:
     if slot.image < 0:
         return empty_example(slot.shape, settings)
     rng = None if seed is None else np.random.default_rng([seed, slot.position])
-    return make_example(annotations, slot.image, slot.shape, settings, rng)
+    return make_example(annotations, slot.image, slot.shape, settings, rng, pasting)
 
 
 def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, workers: int, prefetch: int) -> Any:
@@ -197,7 +272,8 @@ def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, w
 
 
 def _stack(examples: list[Batch]) -> Batch:
-    return Batch(*(np.stack(field) for field in zip(*examples, strict=True)))
+    fields = zip(*examples, strict=True)
+    return Batch(*(None if field[0] is None else np.stack(field) for field in fields))
 
 
 def _start_worker(worker: int, workers: int) -> None:

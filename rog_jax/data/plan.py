@@ -1,13 +1,17 @@
 """Which images are in which batch: a pure function of the step, the same on every host."""
 
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from rog_jax.data.annotations import Annotations, DataError
-from rog_jax.data.samplers import epoch_indices, sampling_factors
-from rog_jax.data.transforms import resized_size, smallest_shape
+from rog_jax.data.samplers import make_sampler
+from rog_jax.data.transforms import smallest_shape
+from rog_jax.data.views import resized_size
+
+logger = logging.getLogger(__name__)
 
 _ORDER_STREAM = 2
 
@@ -42,15 +46,16 @@ class TrainPlan:
 
         Raises:
             DataError: no batch can be filled, or an image fits into none of config.data.shapes.
-            ValueError: a sampler that there is not.
+            ValueError: a sampler that there is not, or a negative threshold.
         """
         self.batch_size = batch_size
         self._seed = seed
-        self._rounding = sampler.rounding
         self._shapes = [tuple(shape) for shape in data.shapes]
-        categories = annotations.category_arrays()
+        categories = annotations.object_categories()
         self._images = usable_images(annotations, categories, data.keep_empty_images, data.min_image_side)
-        self._factors = sampling_factors(sampler.name, sampler.threshold, [categories[i] for i in self._images])
+        if not len(self._images):
+            raise DataError(self._too_few(annotations))
+        self.sampler = make_sampler(sampler, [categories[i] for i in self._images])
         # The largest scale decides, so an image has one shape whatever scale is drawn.
         self._shape_of = np.full(annotations.num_images, -1, np.int32)
         self._shape_of[self._images] = padded_shapes(annotations, self._images, max(data.short_sides), data)
@@ -58,11 +63,22 @@ class TrainPlan:
         self._first_steps = [0]
         self._recent: tuple[int, _Epoch | None] = (-1, None)
         if self.steps_per_epoch(0) == 0:
-            raise DataError(
-                f"{annotations.source}: {len(self._images)} of {annotations.num_images} images can be trained on, too "
-                f"few for a batch of {batch_size} images of one shape. Lower config.train.batch_size, add images, or "
-                "look at config.data.min_image_side and config.data.keep_empty_images."
-            )
+            raise DataError(self._too_few(annotations))
+        logger.info(
+            "an epoch of %s sampling shows %.0f images, %d different ones take part: %d steps of %d",
+            sampler.name,
+            self.sampler.mean_length,
+            self.num_images,
+            self.steps_per_epoch(0),
+            batch_size,
+        )
+
+    def _too_few(self, annotations: Annotations) -> str:
+        return (
+            f"{annotations.source}: {len(self._images)} of {annotations.num_images} images can be trained on, too few "
+            f"for a batch of {self.batch_size} images of one shape. Lower config.train.batch_size, add images, or look "
+            "at config.data.min_image_side and config.data.keep_empty_images."
+        )
 
     @property
     def num_images(self) -> int:
@@ -99,7 +115,7 @@ class TrainPlan:
         return batches
 
     def _compute_epoch(self, epoch: int) -> _Epoch:
-        drawn = self._images[epoch_indices(self._factors, self._rounding, self._seed, epoch)]
+        drawn = self._images[self.sampler.epoch(self._seed, epoch)]
         queue = np.concatenate([self._leftovers[epoch], drawn])
         shapes, batches, leftovers = [], [], []
         for shape in range(len(self._shapes)):

@@ -133,49 +133,56 @@ def _coded_pixels(counts: bytes) -> int:
 
 
 def crop_mask(
-    segmentation: list[np.ndarray] | dict[str, Any], box: Float[np.ndarray, "4"]
-) -> Bool[np.ndarray, "112 112"]:
-    """An object's mask at the centres of the 112 x 112 cells of its box.
+    segmentation: list[np.ndarray] | dict[str, Any],
+    box: Float[np.ndarray, "4"],
+    cells: tuple[int, int] = (MASK_CROP, MASK_CROP),
+) -> Bool[np.ndarray, "rows columns"]:
+    """An object's mask at the centres of the cells of its box, or of another rectangle.
 
     Polygons are sampled as they stand, without a mask of the whole image between, so small objects keep their outline.
 
     Args:
         segmentation: polygons [V, 2] in pixels, or COCO's run lengths {"size", "counts"}.
         box: [x1, y1, x2, y2] in the same pixels, of positive width and height.
+        cells: rows and columns into which the box is divided.
     """
-    start, scale = box[:2], MASK_CROP / (box[2:] - box[:2])
+    rows, columns = cells
+    start, scale = box[:2], np.array([columns, rows]) / (box[2:] - box[:2])
     if isinstance(segmentation, list):
-        crop = np.zeros((MASK_CROP, MASK_CROP), bool)
+        crop = np.zeros(cells, bool)
         for polygon in segmentation:
-            crop |= rasterize((polygon - start) * scale, MASK_CROP)
+            crop |= rasterize((polygon - start) * scale, cells)
         return crop
     full = coco_mask.decode(segmentation)
-    centres = (np.arange(MASK_CROP) + 0.5)[:, None] / scale + start  # [112, 2]: x, y in pixels of the file
-    columns, rows = np.clip(centres.astype(np.int64), 0, np.array(full.shape[::-1]) - 1).T
-    return full[rows[:, None], columns[None, :]].astype(bool)
+    x, y = (
+        np.clip(((np.arange(count) + 0.5) / scale[axis] + start[axis]).astype(np.int64), 0, full.shape[1 - axis] - 1)
+        for axis, count in enumerate((columns, rows))
+    )
+    return full[y[:, None], x[None, :]].astype(bool)
 
 
-def rasterize(polygon: Float[np.ndarray, "V 2"], side: int) -> Bool[np.ndarray, "{side} {side}"]:
-    """Cells of a square grid whose centres lie inside a polygon, by the even-odd rule.
+def rasterize(polygon: Float[np.ndarray, "V 2"], cells: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
+    """Cells of a grid whose centres lie inside a polygon, by the even-odd rule.
 
     Args:
         polygon: vertices (x, y) in units of the cells; cell (row i, column j) has its centre at (j + 0.5, i + 0.5).
-        side: cells a side.
+        cells: rows and columns of the grid.
     """
+    height, width = cells
     polygon = polygon.astype(np.float64)
     (x0, y0), (x1, y1) = polygon.T, np.concatenate([polygon[1:], polygon[:1]]).T
     # Each edge crosses the rows whose centres lie between its ends, the upper end included.
-    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, side).astype(np.int64)
-    last = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, side).astype(np.int64)
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
     crossings = last - first
     edges = np.repeat(np.arange(len(x0)), crossings)
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(crossings) - crossings, crossings) + first[edges]
     x = x0[edges] + (rows + 0.5 - y0[edges]) / (y1 - y0)[edges] * (x1 - x0)[edges]
-    columns = np.clip(np.ceil(x - 0.5), 0, side).astype(np.int64)
-    counts = np.bincount(rows * (side + 1) + columns, minlength=side * (side + 1)).astype(np.uint8)
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    counts = np.bincount(rows * (width + 1) + columns, minlength=height * (width + 1)).astype(np.uint8)
     # Only the parity of the crossings to the left counts, so that eight bits may overflow.
-    crossed = np.cumsum(counts.reshape(side, side + 1), axis=1, dtype=np.uint8)
-    return (crossed[:, :side] & 1).view(bool)
+    crossed = np.cumsum(counts.reshape(height, width + 1), axis=1, dtype=np.uint8)
+    return (crossed[:, :width] & 1).view(bool)
 
 
 def pack_masks(masks: Bool[np.ndarray, "G 112 112"]) -> UInt8[np.ndarray, "G 112 14"]:

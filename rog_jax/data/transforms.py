@@ -1,24 +1,24 @@
-"""From an image and its annotations to one training or test example: resize, flip, pad, crop the masks."""
+"""From an image and its annotations to one training or test example."""
 
 import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64
 
 from rog_jax.data.annotations import Annotations, Place
 from rog_jax.data.batch import MASK_CROP, Batch
-from rog_jax.data.images import UnreadableImage, cv2, read_annotated
-from rog_jax.data.segmentation import crop_mask, pack_masks
+from rog_jax.data.copy_paste import PasteSource, paste, uncovered
+from rog_jax.data.images import UnreadableImage, read_annotated
+from rog_jax.data.photometric import distort
+from rog_jax.data.segmentation import pack_masks
+from rog_jax.data.shown import CELLS, Shown, shown_objects
+from rog_jax.data.views import View, cropped_view, jittered_view, place_view, whole_view
 
 logger = logging.getLogger(__name__)
-
-MIN_SIDE = 1.0
-"""Objects that resizing leaves thinner are dropped, in pixels of the padded image."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ class ExampleSettings:
         flip: probability of a horizontal flip in training.
         max_objects: length of the object axis; more objects are left out at random.
         masks: whether examples hold masks.
+        verified: length C of `Batch.verified`; 0 leaves it out.
+        scale_jitter: smallest and largest scale of large-scale jitter, which then takes the place of `short_sides`.
+        crop: probability of a random crop.
+        crop_shares: smallest and largest share of each side that a crop leaves.
+        photometric: probability of random light and colour.
+        paste: probability that objects of another image are pasted.
+        paste_objects: the most that are pasted.
     """
 
     short_sides: tuple[int, ...]
@@ -40,25 +47,54 @@ class ExampleSettings:
     flip: float
     max_objects: int
     masks: bool
+    verified: int = 0
+    scale_jitter: tuple[float, ...] = ()
+    crop: float = 0.0
+    crop_shares: tuple[float, ...] = (0.5, 1.0)
+    photometric: float = 0.0
+    paste: float = 0.0
+    paste_objects: int = 0
+
+    def __post_init__(self):
+        """Raises ValueError where a setting has no meaning."""
+        for name, pair, most in (("scale_jitter", self.scale_jitter, np.inf), ("crop_shares", self.crop_shares, 1.0)):
+            if pair and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+                raise ValueError(f"config.data.{name} is {pair}: it must be two numbers over 0, the smaller first")
+        probabilities = {
+            "flip": self.flip,
+            "crop": self.crop,
+            "photometric": self.photometric,
+            "copy_paste.probability": self.paste,
+        }
+        for name, value in probabilities.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"config.data.{name} is {value}: it is a probability, from 0 to 1")
+        if self.paste and self.paste_objects < 1:
+            raise ValueError(f"config.data.copy_paste.max_objects is {self.paste_objects}: it must be 1 or more")
 
     @classmethod
-    def training(cls, data: Any, masks: bool) -> "ExampleSettings":
-        """Those of config.data for images with their truth."""
+    def training(cls, data: Any, masks: bool, num_classes: int) -> "ExampleSettings":
+        """Those of config.data for images with their truth, of so many categories."""
         return cls(
-            tuple(data.short_sides), data.test_short_side, data.max_long_side, data.flip, data.max_objects, masks
+            short_sides=tuple(data.short_sides),
+            test_short_side=data.test_short_side,
+            max_long_side=data.max_long_side,
+            flip=data.flip,
+            max_objects=data.max_objects,
+            masks=masks,
+            verified=num_classes if data.negatives else 0,
+            scale_jitter=tuple(data.scale_jitter),
+            crop=data.crop,
+            crop_shares=tuple(data.crop_shares),
+            photometric=data.photometric,
+            paste=data.copy_paste.probability,
+            paste_objects=data.copy_paste.max_objects,
         )
 
     @classmethod
     def testing(cls, data: Any) -> "ExampleSettings":
         """Those of config.data for images without their truth."""
         return cls(tuple(data.short_sides), data.test_short_side, data.max_long_side, 0.0, 0, False)
-
-
-def resized_size(size: Sequence[int] | np.ndarray, short_side: int, max_long_side: int) -> tuple[int, int]:
-    """(height, width) after scaling the short side to `short_side`, or to less where the long side is at its limit."""
-    height, width = int(size[0]), int(size[1])
-    scale = min(short_side / min(height, width), max_long_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def smallest_shape(size: tuple[int, int], shapes: Sequence[Sequence[int]]) -> int | None:
@@ -73,6 +109,7 @@ def make_example(
     shape: tuple[int, int],
     settings: ExampleSettings,
     rng: np.random.Generator | None = None,
+    pasting: PasteSource | None = None,
 ) -> Batch:
     """One image of a `Batch`: every field without its leading axis.
 
@@ -82,37 +119,66 @@ def make_example(
         annotations: of the data set.
         image: place of the image in the annotations.
         shape: (height, width) of the padded image.
-        settings: sizes and limits.
-        rng: draws scale, flip and the choice among too many objects; None for the test scale without a flip.
+        settings: sizes, limits and probabilities.
+        rng: draws whatever is random; None for the test scale without any of it.
+        pasting: objects that may be pasted; None for none.
 
     Raises:
         ValueError: the resized image does not fit into `shape`.
     """
-    short_side = settings.test_short_side if rng is None else int(rng.choice(settings.short_sides))
-    flip = rng is not None and rng.random() < settings.flip
-    size = tuple(int(side) for side in annotations.image_sizes[image])
-    resized = resized_size(size, short_side, settings.max_long_side)
-    if resized[0] > shape[0] or resized[1] > shape[1]:
-        raise ValueError(f"{annotations.image_path(image)}: {resized} pixels do not fit into the padded shape {shape}")
-    try:
-        pixels = read_annotated(annotations, image)
-    except UnreadableImage as error:
-        _report_unreadable(annotations.image_path(image), str(error))
-        return empty_example(shape, settings, unreadable=True)
-    objects, boxes = resized_boxes(annotations, image, resized) if settings.max_objects else _no_objects()
-    kept = choose_objects(len(objects), settings.max_objects, rng)
+    view = choose_view(annotations, image, shape, settings, rng)
+    if view.size[0] > shape[0] or view.size[1] > shape[1]:
+        path = annotations.image_path(image)
+        raise ValueError(f"{path}: {view.size} pixels do not fit into the padded shape {shape}")
     example = empty_example(shape, settings)
-    place_image(example.image, pixels, resized, flip)
-    example.boxes[: len(kept)] = flip_boxes(boxes[kept], resized[1]) if flip else boxes[kept]
-    example.labels[: len(kept)] = annotations.labels[objects[kept]]
-    if settings.masks:
-        fill_masks(example.masks, annotations, objects[kept], flip)
+    if not _draw(example.image, annotations, image, view):
+        return empty_example(shape, settings, unreadable=True)
+    shown: list[Shown] = []
+    if settings.max_objects:
+        shown = shown_objects(annotations, annotations.training_objects(image), view, view.size)
+    if rng is not None and pasting is not None and rng.random() < settings.paste:
+        shown = _with_pasted(example.image, shown, annotations, view.size, settings, rng, pasting)
+    if rng is not None and rng.random() < settings.photometric:
+        area = example.image[: view.size[0], : view.size[1]]
+        area[:] = distort(area, rng)
+    kept = choose_objects(len(shown), settings.max_objects, rng)
+    for slot, place in enumerate(kept):
+        example.boxes[slot], example.labels[slot] = shown[place].box, shown[place].label
+        if settings.masks and shown[place].sample is not None:
+            example.masks[slot] = pack_masks(shown[place].sample(shown[place].box, CELLS)[None])[0]
+    verified = annotations.verified_categories(image) if settings.verified else None
+    if verified is not None:
+        verified[[one.label for one in shown]] = True  # what is pasted is there
     return example._replace(
-        image_size=np.array(resized, np.float32),
-        original_size=np.array(size, np.int32),
+        image_size=np.array(view.size, np.float32),
+        original_size=annotations.image_sizes[image].astype(np.int32),
         index=np.int32(image),
-        dropped=np.int32(len(objects) - len(kept)),
+        dropped=np.int32(len(shown) - len(kept)),
+        verified=verified,
     )
+
+
+def choose_view(
+    annotations: Annotations,
+    image: Place,
+    shape: tuple[int, int],
+    settings: ExampleSettings,
+    rng: np.random.Generator | None,
+) -> View:
+    """What an example shows of an image; for the arguments see `make_example`."""
+    size = (int(annotations.image_sizes[image, 0]), int(annotations.image_sizes[image, 1]))
+    if rng is None:
+        return whole_view(size, settings.test_short_side, settings.max_long_side, flip=False)
+    short_side = int(rng.choice(settings.short_sides))
+    flip = bool(rng.random() < settings.flip)
+    if settings.scale_jitter:
+        return jittered_view(size, shape, settings.scale_jitter, flip, rng)
+    view = whole_view(size, short_side, settings.max_long_side, flip)
+    if settings.crop and rng.random() < settings.crop:
+        objects = annotations.training_objects(image)
+        anchor = annotations.boxes[rng.choice(objects)] if len(objects) else None
+        return cropped_view(view, shape, settings.crop_shares, anchor, (short_side, settings.max_long_side), rng)
+    return view
 
 
 def empty_example(shape: tuple[int, int], settings: ExampleSettings, unreadable: bool = False) -> Batch:
@@ -128,18 +194,8 @@ def empty_example(shape: tuple[int, int], settings: ExampleSettings, unreadable:
         masks=np.zeros((settings.max_objects, *crops), np.uint8),
         dropped=np.int32(0),
         unreadable=np.int32(unreadable),
+        verified=np.zeros(settings.verified, bool) if settings.verified else None,
     )
-
-
-def resized_boxes(
-    annotations: Annotations, image: Place, resized: tuple[int, int]
-) -> tuple[Int64[np.ndarray, "G"], Float32[np.ndarray, "G 4"]]:
-    """The training objects of an image and their boxes in the resized image, without those thinner than a pixel."""
-    objects = annotations.training_objects(image)
-    height, width = resized / annotations.image_sizes[image]
-    boxes = (annotations.boxes[objects] * [width, height, width, height]).astype(np.float32)
-    solid = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1)
-    return objects[solid], boxes[solid]
 
 
 def choose_objects(count: int, limit: int, rng: np.random.Generator | None) -> Int64[np.ndarray, "K"]:
@@ -149,37 +205,48 @@ def choose_objects(count: int, limit: int, rng: np.random.Generator | None) -> I
     return np.sort(rng.choice(count, limit, replace=False))
 
 
-def flip_boxes(boxes: Float32[np.ndarray, "G 4"], width: int) -> Float32[np.ndarray, "G 4"]:
-    """Boxes of an image of `width` pixels after a horizontal flip."""
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+def _draw(canvas: np.ndarray, annotations: Annotations, image: Place, view: View) -> bool:
+    """Writes what a view shows to the canvas; False, and a word in the log, where the image cannot be read."""
+    height, width = annotations.image_sizes[image].tolist()
+    whole = view.window == (0, 0, width, height)
+    try:
+        place_view(canvas, read_annotated(annotations, image, view.size if whole else None), view, whole)
+    except UnreadableImage as error:
+        _report_unreadable(str(annotations.image_path(image)), str(error))
+        return False
+    return True
 
 
-def place_image(
-    canvas: UInt8[np.ndarray, "H W 3"], pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], flip: bool
-) -> None:
-    """Resizes an image to `size` (height, width), flips it if asked, and writes it to the canvas' upper left corner."""
-    if pixels.shape[:2] != size:
-        pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
-    canvas[: size[0], : size[1]] = pixels[:, ::-1] if flip else pixels
+def _with_pasted(
+    canvas: np.ndarray,
+    shown: list[Shown],
+    annotations: Annotations,
+    area: tuple[int, int],
+    settings: ExampleSettings,
+    rng: np.random.Generator,
+    pasting: PasteSource,
+) -> list[Shown]:
+    """The objects after others have been pasted onto the canvas; as they were where the other image is unreadable."""
+    drawn = pasting.draw(annotations, settings.paste_objects, rng)
+    if drawn is None:
+        return shown
+    image, objects = drawn
+    # The other image may have another aspect ratio than this example's shape.
+    view = fitted(choose_view(annotations, image, canvas.shape[:2], settings, rng), canvas.shape[:2])
+    other = np.zeros_like(canvas)
+    if not _draw(other, annotations, image, view):
+        return shown
+    pasted = shown_objects(annotations, objects, view, area)
+    return uncovered(shown, paste(canvas, other, pasted)) + pasted
 
 
-def fill_masks(
-    packed: UInt8[np.ndarray, "G 112 14"], annotations: Annotations, objects: Int64[np.ndarray, "K"], flip: bool
-) -> None:
-    """Writes the masks of K <= G objects, each resampled inside its box and packed along x."""
-    for slot, obj in enumerate(objects):
-        segmentation = annotations.segmentation(int(obj))
-        if segmentation is None:
-            continue
-        mask = crop_mask(segmentation, annotations.boxes[obj])
-        packed[slot] = pack_masks((mask[:, ::-1] if flip else mask)[None])[0]
+def fitted(view: View, shape: tuple[int, int]) -> View:
+    """A view that fits into a shape (height, width), scaled down where it has to be."""
+    scale = min(1.0, shape[0] / view.size[0], shape[1] / view.size[1])
+    return view._replace(size=(max(1, int(view.size[0] * scale)), max(1, int(view.size[1] * scale))))
 
 
 @functools.cache
-def _report_unreadable(path: Path, reason: str) -> None:
+def _report_unreadable(path: str, reason: str) -> None:
     """Warns once per file and process: an image recurs in every epoch."""
     logger.warning("%s is left out: %s", path, reason)
-
-
-def _no_objects() -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(0, np.int64), np.zeros((0, 4), np.float32)

@@ -1,6 +1,7 @@
 """Sums over a long axis in blocks, so that no pairwise table grows beyond a fixed size."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ def scan_blocks(
     body: Callable[..., tuple[PyTree, PyTree]],
     init: PyTree,
     arrays: tuple[Array, ...],
-    fill: tuple[int, ...],
+    fill: tuple[float | int, ...],
     width: int,
     max_entries: int = MAX_PAIRS,
 ) -> tuple[PyTree, PyTree]:
@@ -26,13 +27,15 @@ def scan_blocks(
         arrays: arrays with the same first axis L.
         fill: value for each array that pads L to a whole number of blocks.
         width: entries of the table that `body` makes for one element of the axis.
-        max_entries: bound of T * width.
+        max_entries: bound of T * width. T is a power of two unless one block holds all: then the usual lengths, such as
+            2048 rows, need no padding, which would copy the arrays.
 
     Returns:
         The last carry, and the outputs joined along their first axis, cut to L.
     """
     length = arrays[0].shape[0]
-    size = max(1, min(length, max_entries // max(width, 1)))
+    size = max(1, max_entries // max(width, 1))
+    size = length if size >= length else 1 << (size.bit_length() - 1)
     blocks = -(-length // size)
     pad = blocks * size - length
     split = tuple(
@@ -41,3 +44,20 @@ def scan_blocks(
     )
     carry, outputs = jax.lax.scan(lambda carry, block: body(carry, *block), init, split)
     return carry, jax.tree.map(lambda y: y.reshape(blocks * size, *y.shape[2:])[:length], outputs)
+
+
+def with_block_of_platform(
+    function: Callable[..., PyTree], *arrays: Array, blocks: dict[str, int], entries: int
+) -> PyTree:
+    """function(*arrays, block=b) with the block of the platform that the program is compiled for.
+
+    Args:
+        function: its result does not depend on the block.
+        arrays: arguments.
+        blocks: for "cpu" and "default", entries in a block.
+        entries: in all; where the smallest block holds them, the choice is none and the function is traced once.
+    """
+    smallest = min(blocks.values())
+    if entries <= smallest:
+        return function(*arrays, block=smallest)
+    return jax.lax.platform_dependent(*arrays, **{name: partial(function, block=b) for name, b in blocks.items()})

@@ -1,5 +1,6 @@
 """Generalized Average Precision loss of ROG (ICCV 2023, section 3.3): positives against negatives of all classes."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,11 @@ from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives,
 from rog_jax.losses.step import smooth_step
 
 VARIANTS = ("paper", "published")
-METHODS = {"interval": rank_by_intervals, "dense": rank_densely}
+RANKINGS = {"interval": rank_by_intervals, "dense": rank_densely}
+METHODS = ("auto", *RANKINGS)
+DENSE_ON_TPU = 1 << 14
+"""Slots for positives up to which `auto` compares them all on a TPU, where a look-up costs as much as comparisons with
+some thousand positives: the figures of the compiler are in docs/performance.md."""
 USUAL_POSITIVE_FRACTION = 0.25
 """Share of foreground rows that the RoI sampler aims at; slots for as many positives serve every ordinary batch."""
 PUBLISHED_OMEGA_EPS = 1e-9
@@ -43,7 +48,7 @@ def gap_loss(
     weight: float | int | Num[Array | np.ndarray, ""] = 1.0,
     variant: str = "paper",
     exclude_foreground: bool = True,
-    method: str = "interval",
+    method: str = "auto",
     axis_name: str | None = None,
     max_positives: int | None = None,
 ) -> Float[Array, ""]:
@@ -76,7 +81,8 @@ def gap_loss(
         variant: "paper" or "published".
         exclude_foreground: False also counts positives of other classes among the negatives of a positive
             (the ablation without Excl. FG): they enter F and receive the gradient of a negative.
-        method: "interval" (exact, time N C log P) or "dense" (pairwise); they agree to rounding.
+        method: "interval" (counts between breakpoints, time N C), "dense" (pairwise, time N C P) or "auto": dense on a
+            TPU unless the positives of all devices are too many, interval elsewhere. Both are exact to rounding.
         axis_name: mesh axis over whose devices the batches are joined. The value is then the same on each device,
             and the gradient is that of this device's rows in the joined batch times the number of devices, so that a
             mean of gradients over devices is the joined gradient.
@@ -146,7 +152,15 @@ def _value_and_gradient(
 
     def rank(capacity: int) -> tuple[Array, Array]:
         positives = pack_positives(logits, labels, capacity, settings.axis_name)
-        return _rank(settings, logits, labels, omega, weight, positives)
+
+        def by(method: str) -> Callable[..., tuple[Array, Array]]:
+            return partial(_rank, settings._replace(method=method), positives=positives)
+
+        arrays = (logits, labels, omega, weight)
+        if settings.method != "auto":
+            return by(settings.method)(*arrays)
+        on_tpu = "dense" if len(positives.scores) <= DENSE_ON_TPU else "interval"
+        return jax.lax.platform_dependent(*arrays, tpu=by(on_tpu), default=by("interval"))
 
     if settings.max_positives >= num_rows:
         return rank(num_rows)
@@ -161,7 +175,7 @@ def _rank(
 ) -> tuple[Float[Array, ""], Float[Array, "N C"]]:
     """Value and gradient for the packed positives."""
     num_rows, num_classes = logits.shape
-    above, spread = METHODS[settings.method](logits, labels, positives, settings.delta)
+    above, spread = RANKINGS[settings.method](logits, labels, positives, settings.delta)
     same, other = _compare_positives(positives, settings.delta)
     if not settings.exclude_foreground:
         above = above + other

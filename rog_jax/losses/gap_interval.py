@@ -12,20 +12,24 @@ and S, never the scores.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
-from rog_jax.losses.blocks import scan_blocks
+from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
+from rog_jax.losses.exact_sums import sum_limbs_over_devices, to_float
 from rog_jax.losses.gap_positives import Positives, is_negative, sum_over_devices
+from rog_jax.losses.interval_search import look_up, make_search
+from rog_jax.losses.interval_tally import FRACTION_BITS, Sums, add_entries, zero_sums
 
-CELLS_PER_EDGE = 8
-"""Cells of the uniform grid for each breakpoint: more make fewer steps of bisection and a larger table."""
+BLOCK_ENTRIES = {"cpu": 1 << 18, "default": 1 << 26}
+"""Entries that find their intervals and are counted at once, by platform.
 
-BLOCK_ENTRIES = 1 << 14
-"""Entries that find their intervals and are counted at once."""
+On a CPU a block with all that is made of it fits into the second and third level of the cache, and is large enough for
+XLA to spread over the cores. Accelerators want few large kernels: one block holds any ordinary batch.
+"""
 
 
 class Lines(NamedTuple):
@@ -55,9 +59,14 @@ def rank_by_intervals(
     left = jnp.concatenate([edges[:1], edges])  # [S], S = K + 1; left edges of the intervals, unused for the first
     own_scores = positives.scores[positives.own]  # [P]
     own_valid = positives.valid[positives.own]
-    interval, count, offset_sum = _fill_intervals(logits, labels, edges, left, delta)
-    count = sum_over_devices(count, positives.axis_name).astype(logits.dtype)
-    offset_sum = sum_over_devices(offset_sum, positives.axis_name)
+    fill = partial(_fill_intervals, delta=delta)
+    interval, sums = with_block_of_platform(
+        fill, logits, labels, edges, left, blocks=BLOCK_ENTRIES, entries=logits.size
+    )
+    counts, fractions = (sum_limbs_over_devices(limbs, positives.axis_name) for limbs in sums)
+    # Nothing is above a positive in interval 0, which took all that is no negative.
+    count = to_float(counts, 0, logits.dtype).at[0].set(0)  # [S]
+    offset_sum = to_float(fractions, FRACTION_BITS[logits.dtype.name], logits.dtype).at[0].set(0)
 
     def add(total: Array, edge: Array, count: Array, offset_sum: Array) -> tuple[Array, None]:
         line = _lines(edge, own_scores, delta)
@@ -77,7 +86,8 @@ def rank_by_intervals(
 
         _, sums = scan_blocks(collect, None, (left,), (0,), own_scores.shape[0])
         value, slope = sum_over_devices(jnp.stack(sums), positives.axis_name).at[:, 0].set(0)  # [2, S]
-        return _look_up(value, interval) + _look_up(slope, interval) * _offset(logits, interval, left, delta)
+        index = interval.astype(jnp.int32)
+        return look_up(value, index) + look_up(slope, index) * _offset(logits, index, left, delta)
 
     return above, spread
 
@@ -87,48 +97,39 @@ def _fill_intervals(
     labels: Int[Array, " N"],
     edges: Float[Array, " K"],
     left: Float[Array, " S"],
+    *,
     delta: float | int,
-) -> tuple[Int[Array, "N C"], Int[Array, " S"], Float[Array, " S"]]:
-    """Interval of each entry; number of negatives in each interval, and sum of their offsets.
+    block: int,
+) -> tuple[Integer[Array, "N C"], Sums]:
+    """Interval of each entry; number of entries in each interval, and sum of their offsets.
 
-    Interval b lies right of b edges. Nothing is above a positive in interval 0, which takes all that is no negative and
-    is emptied in the end. Rows go through in blocks that fit into a processor's cache.
-
-    The offsets are cut into digits so short that integers sum them without overflow: the sum is then exact and the
-    same in any order, where float32 would lose digits over millions of addends and differ from run to run on a GPU.
+    Interval b lies right of b edges. Entries that are no negatives are put into interval 0.
     """
-    num_rows, num_classes = logits.shape
-    integer = jnp.int64 if logits.dtype == jnp.float64 else jnp.int32
-    digit_bits = jnp.iinfo(integer).bits - 1 - int(num_rows * num_classes).bit_length()
-    digits = 0 if delta == 0 else -(-(jnp.finfo(logits.dtype).nmant + 1) // digit_bits)  # no slope, no offsets
-    count_edges_below = _make_search(edges)
+    num_classes = logits.shape[1]
+    search = make_search(edges)
 
-    def fill(sums: tuple[Array, ...], logits: Array, labels: Array) -> tuple[tuple[Array, ...], Array]:
-        interval = jnp.where(is_negative(labels, num_classes), count_edges_below(logits), 0)  # [T, C]
-        filled = [sums[0].at[interval].add(1)]
-        rest = _offset(logits, interval, left, delta)
-        for digit_sum in sums[1:]:
-            rest = rest * 2**digit_bits
-            whole = jnp.floor(rest)
-            rest = rest - whole
-            filled.append(digit_sum.at[interval].add(whole.astype(integer)))
-        return tuple(filled), interval
+    def fill(sums: Sums, logits: Array, labels: Array) -> tuple[Sums, Array]:
+        interval = search(logits, lambda: is_negative(labels, num_classes))  # [T, C]
+        flat = interval.ravel()
+        added = add_entries(sums, flat, _offset(logits.ravel(), flat, left, delta))
+        return added, interval.astype(jnp.uint16 if len(left) <= 1 << 16 else jnp.int32)
 
-    zeros = (jnp.zeros(left.shape, jnp.int32), *[jnp.zeros(left.shape, integer)] * digits)
-    (count, *digit_sums), interval = scan_blocks(fill, zeros, (logits, labels), (0, -1), num_classes, BLOCK_ENTRIES)
-    offset_sum = jnp.zeros(left.shape, logits.dtype)
-    for place, digit_sum in enumerate(digit_sums, start=1):
-        offset_sum = offset_sum + digit_sum.astype(logits.dtype) * 2.0 ** (-place * digit_bits)
-    return interval, count.at[0].set(0), offset_sum.at[0].set(0)
+    zeros = zero_sums(len(left), logits.size, logits.dtype)
+    sums, interval = scan_blocks(fill, zeros, (logits, labels), (0, -1), num_classes, block)
+    return interval, sums
 
 
 def _breakpoints(positives: Positives, delta: float | int) -> Float[Array, " K"]:
-    """Scores at which some positive's H bends, ascending; those of empty slots are the largest number."""
+    """Scores at which some positive's H bends, each once, ascending; the largest number fills what is left.
+
+    Ties are usual where logits come from bfloat16; without them few edges share a cell of the search.
+    """
     largest = jnp.finfo(positives.scores.dtype).max
     low = jnp.where(positives.valid, positives.scores - delta, largest)
-    if delta == 0:
-        return jnp.sort(low)
-    return jnp.sort(jnp.concatenate([low, jnp.where(positives.valid, positives.scores + delta, largest)]))
+    high = jnp.where(positives.valid, positives.scores + delta, largest)
+    edges = jnp.sort(low if delta == 0 else jnp.concatenate([low, high]))
+    is_first = jnp.concatenate([jnp.ones(1, bool), edges[1:] != edges[:-1]])
+    return jnp.full_like(edges, largest).at[jnp.cumsum(is_first) - 1].set(edges)
 
 
 def _lines(edge: Float[Array, " T"], scores: Float[Array, " P"], delta: float | int) -> Lines:
@@ -145,48 +146,13 @@ def _lines(edge: Float[Array, " T"], scores: Float[Array, " P"], delta: float | 
     return Lines(jnp.where(edge[:, None] >= scores + delta, 1, at_left), rises)
 
 
-def _make_search(edges: Float[Array, " K"]) -> Callable[[Float[Array, "T C"]], Int[Array, "T C"]]:
-    """A function that gives the number of edges at or below each score: bisection inside the cell of a uniform grid.
-
-    A cell's number never falls as the score rises, whatever the rounding, so edges of earlier cells lie below a score
-    and those of later cells above it. Bisection takes as many steps as the fullest cell needs.
-    """
-    largest = jnp.finfo(edges.dtype).max
-    used = edges < largest
-    cells = CELLS_PER_EDGE * edges.shape[0]
-    low = jnp.where(used[0], edges[0], 0)
-    high = jnp.max(jnp.where(used, edges, low))
-    scale = cells / jnp.maximum(high - low, cells * jnp.finfo(edges.dtype).tiny)
-
-    def cell(x: Array) -> Array:
-        return jnp.clip((jnp.clip(x, low, high) - low) * scale, 0, cells - 1).astype(jnp.int32)
-
-    before = jnp.searchsorted(jnp.where(used, cell(edges), cells), jnp.arange(cells + 1)).astype(jnp.int32)
-    steps = 32 - jax.lax.clz(jnp.max(jnp.diff(before)))
-    padded = jnp.concatenate([edges, jnp.full_like(edges, jnp.inf)])  # a step may reach beyond the last edge
-
-    def search(scores: Float[Array, "T C"]) -> Int[Array, "T C"]:
-        def bisect(step: Array, found: Array) -> Array:
-            stride = 1 << (steps - 1 - step)
-            return jnp.where(_look_up(padded, found + (stride - 1)) <= scores, found + stride, found)
-
-        return jax.lax.fori_loop(0, steps, bisect, _look_up(before, cell(scores)))
-
-    return search
-
-
-def _look_up(table: Array, index: Int[Array, "N C"]) -> Array:
-    """table[index] without the check of bounds, which costs as much again on a CPU."""
-    return table.at[index].get(mode="promise_in_bounds")
-
-
 def _offset(
-    logits: Float[Array, "N C"], interval: Int[Array, "N C"], left: Float[Array, " S"], delta: float | int
-) -> Float[Array, "N C"]:
+    logits: Float[Array, "..."], interval: Int[Array, "..."], left: Float[Array, " S"], delta: float | int
+) -> Float[Array, "..."]:
     """Distance of each score from the left edge of its interval in units of 2 delta, at most 1.
 
     An interval on which some H rises is at most 2 delta wide; on the others the offset is multiplied by 0.
     """
     if delta == 0:
         return jnp.zeros_like(logits)
-    return jnp.clip((logits - _look_up(left, interval)) / (2 * delta), 0, 1)
+    return jnp.clip((logits - look_up(left, interval)) / (2 * delta), 0, 1)

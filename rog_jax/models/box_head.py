@@ -10,7 +10,18 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import FrozenConfigDict
 
 from rog_jax.losses.localization import smooth_l1
-from rog_jax.models.layers import NormedLinear, ParameterDraws, linear, normal, own_set, wide, xavier_uniform
+from rog_jax.models.layers import (
+    Initializer,
+    NormedLinear,
+    ParameterDraws,
+    constant,
+    linear,
+    normal,
+    own_set,
+    uniform,
+    wide,
+    xavier_uniform,
+)
 from rog_jax.ops import boxes as box_ops
 from rog_jax.ops.matching import POSITIVE, match, sample
 from rog_jax.ops.nms import class_nms
@@ -54,27 +65,11 @@ class BoxHead(nnx.Module):
         rngs: ParameterDraws,
     ):
         kwargs = {"dtype": dtype, "rngs": rngs}
-        self.fc1 = linear(inputs, settings.hidden, init=xavier_uniform, **kwargs)
-        self.fc2 = linear(settings.hidden, settings.hidden, init=xavier_uniform, **kwargs)
-        self.classifier = self._classifier(loss, settings, **kwargs)
-        bias = np.broadcast_to(np.asarray(loss.bias_init, np.float32), loss.num_outputs)
-        self.classifier.bias = nnx.Param(bias.copy())
+        self.fc1 = _hidden_layer(inputs, settings.hidden, xavier_uniform, settings.init, **kwargs)
+        self.fc2 = _hidden_layer(settings.hidden, settings.hidden, xavier_uniform, settings.init, **kwargs)
+        self.classifier = _classifier(loss, settings, **kwargs)
         sets = 1 if settings.class_agnostic_boxes else num_classes
-        self.deltas = linear(settings.hidden, 4 * sets, init=normal(0.001), **kwargs)
-
-    @staticmethod
-    def _classifier(loss: Any, settings: FrozenConfigDict, *, dtype: Any, rngs: ParameterDraws) -> nnx.Linear:
-        distribution, std = loss.weight_init
-        predictor = loss.predictor if settings.predictor == "auto" else settings.predictor
-        if predictor not in ("linear", "normed") or distribution != "normal":
-            raise ValueError(
-                f"the box head has no {predictor} predictor with {distribution} initialisation; choose "
-                "config.roi.predictor=auto, linear or normed"
-            )
-        shape = settings.hidden, loss.num_outputs
-        if predictor == "linear":
-            return linear(*shape, init=normal(std), dtype=dtype, rngs=rngs)
-        return NormedLinear(*shape, temperature=settings.temperature, init=normal(std), rngs=rngs)
+        self.deltas = _hidden_layer(settings.hidden, 4 * sets, normal(0.001), settings.init, **kwargs)
 
     def embed(self, pooled: Float[Array, "*N S S D"]) -> Float[Array, "*N hidden"]:
         """The two shared layers."""
@@ -89,6 +84,33 @@ class BoxHead(nnx.Module):
     def regress(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N sets 4"]:
         """Deltas for each class, or one set for all."""
         return wide(self.deltas(embedding)).reshape(*embedding.shape[:-1], -1, 4)
+
+
+def _hidden_layer(inputs: int, outputs: int, init: Initializer, rule: str, **kwargs: Any) -> nnx.Linear:
+    """A layer that starts as MMDetection's rule says, from `init` with biases of 0, or as PyTorch's layers do."""
+    if rule not in ("mmdet", "pytorch"):
+        raise ValueError(f"config.roi.init={rule!r} is unknown; choose one of auto, mmdet, pytorch")
+    if rule == "mmdet":
+        return linear(inputs, outputs, init=init, **kwargs)
+    default = uniform(inputs**-0.5)
+    return linear(inputs, outputs, init=default, bias_init=default, **kwargs)
+
+
+def _classifier(loss: Any, settings: FrozenConfigDict, *, dtype: Any, rngs: ParameterDraws) -> nnx.Linear:
+    """The last layer as the classification loss wants it: columns, kind, initial weights and biases."""
+    distribution, value = loss.weight_init
+    init = {"normal": normal, "constant": constant}[distribution](value)
+    predictor = loss.predictor if settings.predictor == "auto" else settings.predictor
+    shape = settings.hidden, loss.num_outputs
+    if predictor == "linear":
+        layer = linear(*shape, init=init, dtype=dtype, rngs=rngs)
+    elif predictor == "normed":
+        layer = NormedLinear(*shape, temperature=settings.temperature, init=init, rngs=rngs)
+    else:
+        raise ValueError(f"config.roi.predictor={predictor!r} is unknown; choose one of auto, linear, normed")
+    bias = np.broadcast_to(np.asarray(loss.bias_init, np.float32), loss.num_outputs)
+    layer.bias = nnx.Param(bias.copy())
+    return layer
 
 
 def sample_rois(
@@ -155,20 +177,51 @@ def box_loss(
         settings: `config.roi`.
         rows: the number of sampled rows to divide by (its mean over devices).
     """
-    labels = rois.labels[:, : deltas.shape[1]]
-    positive = (labels >= 0) & (labels < num_classes)  # [B, P]
-    own = own_set(jnp.where(positive, labels, 0), deltas.shape[2])[..., None, None]
-    deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]  # [B, P, 4]
+    deltas, positive = own_deltas(deltas, rois, num_classes)
     wanted = box_targets(rois, gt_boxes, settings)[:, : deltas.shape[1]]
     return jnp.where(positive, smooth_l1(deltas, wanted, settings.smooth_l1_beta).sum(-1), 0).sum() / rows
+
+
+def own_deltas(
+    deltas: Float[Array, "B P sets 4"], rois: SampledRoIs, num_classes: int
+) -> tuple[Float[Array, "B P 4"], Bool[Array, "B P"]]:
+    """The deltas of each leading slot's own class, and which of the slots are positives."""
+    labels = rois.labels[:, : deltas.shape[1]]
+    positive = (labels >= 0) & (labels < num_classes)
+    own = own_set(jnp.where(positive, labels, 0), deltas.shape[2])[..., None, None]
+    return jnp.take_along_axis(deltas, own, axis=2)[:, :, 0], positive
+
+
+def predicted_boxes(
+    deltas: Float[Array, "B P sets 4"],
+    rois: SampledRoIs,
+    num_classes: int,
+    settings: FrozenConfigDict,
+    clamp: str = "both",
+) -> Float[Array, "B P 4"]:
+    """The box that each leading slot's own deltas give; of no meaning but for positives.
+
+    Args:
+        deltas: of the leading P slots of each image.
+        rois: what was sampled.
+        num_classes: C, the label of background.
+        settings: `config.roi`.
+        clamp: of the deltas, `config.model.box_clamp`.
+    """
+    own, _ = own_deltas(deltas, rois, num_classes)
+    return box_ops.decode(own, rois.boxes[:, : own.shape[1]], settings.box_stds, clamp=clamp)
+
+
+def matched_truths(rois: SampledRoIs, gt_boxes: Float[Array, "B G 4"]) -> Float[Array, "B R 4"]:
+    """The ground truth that each slot is matched to; of no meaning for background."""
+    return jnp.take_along_axis(gt_boxes, rois.matched[..., None], axis=1)
 
 
 def box_targets(
     rois: SampledRoIs, gt_boxes: Float[Array, "B G 4"], settings: FrozenConfigDict
 ) -> Float[Array, "B R 4"]:
     """Deltas from each RoI to its ground truth, over the deltas' standard deviations; of no meaning for background."""
-    truths = jnp.take_along_axis(gt_boxes, rois.matched[..., None], axis=1)
-    return box_ops.encode(truths, rois.boxes, settings.box_stds)
+    return box_ops.encode(matched_truths(rois, gt_boxes), rois.boxes, settings.box_stds)
 
 
 def detect(

@@ -10,11 +10,13 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rog_jax.data.batch import Batch, Detections
-from rog_jax.losses import classification_loss
+from rog_jax.data.statistics import ClassStatistics
 from rog_jax.models.box_head import BoxHead, SampledRoIs, detect, sample_rois
 from rog_jax.models.fpn import FPN, STRIDES
 from rog_jax.models.layers import ParameterDraws
 from rog_jax.models.mask_head import MaskHead
+from rog_jax.models.objective import configured_loss
+from rog_jax.models.recipe import with_recipe
 from rog_jax.models.resnet import ResNet, normalise_image
 from rog_jax.models.rpn import Proposals, RPNHead, RPNOutputs, propose
 from rog_jax.ops.roi_align import roi_align
@@ -31,6 +33,7 @@ class TrainOutputs(NamedTuple):
         logits: float32 [B, R, Q], raw, of the classifier.
         deltas: float32 [B, P, C or 1, 4], of the leading P slots, which hold all positives.
         mask_logits: float32 [B, P, M, M], of each slot's class; None without a mask head.
+        features: of the pyramid.
     """
 
     rpn: RPNOutputs
@@ -38,6 +41,7 @@ class TrainOutputs(NamedTuple):
     logits: Array
     deltas: Array
     mask_logits: Array | None
+    features: list[Array]
 
 
 class RawOutputs(NamedTuple):
@@ -66,19 +70,21 @@ class Detector(nnx.Module):
     Args:
         config: with `model.num_classes` set.
         seed: of the initial parameters.
+        statistics: of the training set, for the losses and calibrations that are built from its counts.
 
     Raises:
         ValueError: a setting has no meaning; the message names it.
     """
 
-    def __init__(self, config: ConfigDict, seed: int):
-        self.config = FrozenConfigDict(config)
+    def __init__(self, config: ConfigDict, seed: int, statistics: ClassStatistics | None = None):
+        self.config = FrozenConfigDict(with_recipe(config))
         model, roi = self.config.model, self.config.roi
         if model.dtype not in DTYPES:
             raise ValueError(f"config.model.dtype={model.dtype!r} is unknown; choose one of {sorted(DTYPES)}")
         if model.num_classes < 1:
             raise ValueError(f"config.model.num_classes={model.num_classes}: the detector needs at least one category")
-        self.loss = classification_loss(self.config.loss.classification, num_classes=model.num_classes)
+        self.statistics = statistics
+        self.loss = configured_loss(self.config.loss, model.num_classes, statistics)
         dtype = DTYPES[model.dtype]
         head_norm = None if model.norm == "frozen_batch" else model.norm
         kwargs = {"dtype": dtype, "rngs": ParameterDraws(seed)}
@@ -178,6 +184,7 @@ class Detector(nnx.Module):
             self.box_head.classify(embedding),
             self.box_head.regress(embedding[:, :positives]),
             self._train_masks(features, rois),
+            features,
         )
 
     def _train_masks(self, features: list, rois: SampledRoIs) -> Array | None:

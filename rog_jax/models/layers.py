@@ -38,6 +38,16 @@ def normal(std: float) -> Initializer:
     return lambda draws, shape, dtype: std * draws.standard_normal(shape, dtype)
 
 
+def uniform(bound: float) -> Initializer:
+    """Uniform in -bound..bound; 1 / sqrt(inputs) is PyTorch's default for weights and biases of a linear layer."""
+    return lambda draws, shape, dtype: (bound * (2 * draws.random(shape, dtype) - 1)).astype(dtype)
+
+
+def constant(value: float) -> Initializer:
+    """The same number everywhere."""
+    return lambda draws, shape, dtype: np.full(shape, value, dtype)
+
+
 def kaiming_normal(draws: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
     """He et al. (ICCV 2015) by the fan-out, for layers that a ReLU follows; the last axis is the output's."""
     return np.sqrt(2 / (np.prod(shape) / shape[-2]), dtype=dtype) * draws.standard_normal(shape, dtype)
@@ -46,8 +56,7 @@ def kaiming_normal(draws: np.random.Generator, shape: Sequence[int], dtype: Any)
 def xavier_uniform(draws: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
     """Glorot & Bengio (AISTATS 2010), uniform."""
     receptive = np.prod(shape[:-2])
-    bound = np.sqrt(6 / (receptive * (shape[-2] + shape[-1])))
-    return (bound * (2 * draws.random(shape, dtype) - 1)).astype(dtype)
+    return uniform(np.sqrt(6 / (receptive * (shape[-2] + shape[-1]))))(draws, shape, dtype)
 
 
 def zeros(draws: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -83,9 +92,17 @@ def conv(
     )
 
 
-def linear(inputs: int, outputs: int, *, init: Initializer, dtype: Any, rngs: ParameterDraws) -> nnx.Linear:
-    """A linear layer whose bias starts at 0."""
-    return nnx.Linear(inputs, outputs, kernel_init=init, bias_init=zeros, dtype=dtype, rngs=rngs)
+def linear(
+    inputs: int,
+    outputs: int,
+    *,
+    init: Initializer,
+    bias_init: Initializer = zeros,
+    dtype: Any,
+    rngs: ParameterDraws,
+) -> nnx.Linear:
+    """A linear layer."""
+    return nnx.Linear(inputs, outputs, kernel_init=init, bias_init=bias_init, dtype=dtype, rngs=rngs)
 
 
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:

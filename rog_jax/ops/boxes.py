@@ -30,13 +30,29 @@ def area(boxes: Float[Array, "*batch 4"]) -> Float[jax.Array, "*batch"]:
 
 def pairwise_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[jax.Array, "N M"]:
     """Intersection over union of every box of `a` with every box of `b`; 0 where both are empty."""
-    ax1, ay1, ax2, ay2 = (side[:, None] for side in _corners(a))
-    bx1, by1, bx2, by2 = (side[None, :] for side in _corners(b))
-    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1), 0)
-    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1), 0)
-    intersection = width * height  # [N, M]
-    union = area(a)[:, None] + area(b)[None, :] - intersection
+    intersection, union = _overlap(a[:, None], b[None, :])  # [N, M]
     return intersection / jnp.maximum(union, MIN_UNION)
+
+
+def paired_iou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[jax.Array, "*batch"]:
+    """Intersection over union of each box of `a` with the box of `b` in the same place; 0 where both are empty."""
+    intersection, union = _overlap(a, b)
+    return intersection / jnp.maximum(union, MIN_UNION)
+
+
+def paired_giou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[jax.Array, "*batch"]:
+    """Generalised IoU of pairs of boxes, in (-1, 1] (Rezatofighi et al., CVPR 2019, algorithm 1).
+
+    It is the IoU less the share of the smallest enclosing box that neither covers, so it tells far boxes from near ones
+    where the IoU is 0. 0 where both boxes are the same point.
+    """
+    intersection, union = _overlap(a, b)
+    ax1, ay1, ax2, ay2 = _corners(a)
+    bx1, by1, bx2, by2 = _corners(b)
+    width = jnp.maximum(jnp.maximum(ax2, bx2) - jnp.minimum(ax1, bx1), 0)
+    height = jnp.maximum(jnp.maximum(ay2, by2) - jnp.minimum(ay1, by1), 0)
+    enclosing = width * height
+    return intersection / jnp.maximum(union, MIN_UNION) - (enclosing - union) / jnp.maximum(enclosing, MIN_UNION)
 
 
 def encode(
@@ -96,6 +112,16 @@ def clip(boxes: Float[Array, "*batch 4"], size: Float[Array, "2"]) -> Float[jax.
     height, width = size[0], size[1]
     cut = jnp.clip(x1, 0, width), jnp.clip(y1, 0, height), jnp.clip(x2, 0, width), jnp.clip(y2, 0, height)
     return jnp.stack(cut, axis=-1)
+
+
+def _overlap(a, b):
+    """Areas of intersection and union of boxes that broadcast."""
+    ax1, ay1, ax2, ay2 = _corners(a)
+    bx1, by1, bx2, by2 = _corners(b)
+    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1), 0)
+    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1), 0)
+    intersection = width * height
+    return intersection, area(a) + area(b) - intersection
 
 
 def _corners(boxes):

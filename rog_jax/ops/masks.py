@@ -98,11 +98,9 @@ def _coverage(roi_start, roi_end, start, end, size, squares):
     """Share of each cell of the RoI in each square of the mask, along one axis: [P, size, squares]."""
     square = jnp.maximum(end - start, MIN_SIDE) / squares  # pixels  # [P]
     cell = (roi_end - roi_start) / size
-    # From the mask's corner on: large coordinates would cost small cells their digits.
-    centre = (roi_start - start)[:, None] + (jnp.arange(size) + 0.5) * cell[:, None]  # [P, size]
-    half = jnp.maximum(cell, 1)[:, None] / 2
-    low = ((centre - half) / square[:, None])[..., None]  # in squares  # [P, size, 1]
-    high = ((centre + half) / square[:, None])[..., None]
-    left = jnp.arange(squares, dtype=low.dtype)
-    shared = jnp.minimum(high, left + 1) - jnp.maximum(low, left)
-    return jnp.maximum(shared, 0) / (high - low)
+    # In pixels from the mask's corner on: large coordinates, or huge squares, would cost small cells their digits.
+    centre = ((roi_start - start)[:, None] + (jnp.arange(size) + 0.5) * cell[:, None])[..., None]  # [P, size, 1]
+    half = jnp.maximum(cell, 1)[:, None, None] / 2
+    left = square[:, None, None] * jnp.arange(squares + 1, dtype=centre.dtype)  # [P, 1, squares + 1]
+    shared = jnp.minimum(centre + half, left[..., 1:]) - jnp.maximum(centre - half, left[..., :-1])
+    return jnp.maximum(shared, 0) / (2 * half)

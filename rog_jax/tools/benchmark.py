@@ -1,10 +1,11 @@
 """Measures the parts of the program: `python -m rog_jax.tools.benchmark [PART ...] [--config configs/quickstart.py]`.
 
-Parts: gap (both methods against sigmoid cross-entropy on the same logits), conv (convolutions and their gradients),
-detect (candidates before the last NMS), step (a training step), inference, loader, evaluation. The loader's figure is a
-rate over ten seconds, evaluation's one run on made-up results, all others are medians after warm-up; printed is
-one json object. loader reads the training images of the recipe, which have to be there. Machines differ and are noisy:
-compare ratios of one run, not seconds of two.
+Parts: gap (both methods against sigmoid cross-entropy on the same logits), ranking (AP loss and Rank & Sort likewise),
+losses (every classification loss against the same), conv (convolutions and their gradients), detect (candidates before
+the last NMS), step (a training step), inference, loader, evaluation. The loader's figure is a rate over ten seconds,
+evaluation's one run on made-up results, all others are medians after warm-up; printed is one json object. loader reads
+the training images of the recipe, which have to be there. Machines differ and are noisy: compare ratios of one run, not
+seconds of two.
 
 Example:
     python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5
@@ -25,19 +26,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rog_jax.data import Batch, DataError, load_lvis
+from rog_jax.data import Batch, ClassStatistics, DataError, load_lvis
 from rog_jax.data.batch import MASK_CROP
 from rog_jax.tools.benchmark_conv import benchmark_conv
 from rog_jax.tools.benchmark_detect import benchmark_detect
 from rog_jax.tools.benchmark_evaluation import FULL_SIZE, benchmark_evaluation
 from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
+from rog_jax.tools.benchmark_losses import benchmark_losses
+from rog_jax.tools.benchmark_ranking import benchmark_ranking
 from rog_jax.training import runtime
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, make_train_step, to_devices
 
-PARTS = ("gap", "conv", "detect", "step", "inference", "loader", "evaluation")
+PARTS = ("gap", "ranking", "losses", "conv", "detect", "step", "inference", "loader", "evaluation")
 
 
 def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: int = 0) -> Batch:
@@ -64,17 +67,23 @@ def made_up_batch(config: ConfigDict, batch_size: int, objects: int = 12, seed: 
     )
 
 
+def made_up_statistics(num_classes: int) -> ClassStatistics:
+    """Counts that fall with the category's number, as Zipf's law has it."""
+    counts = tuple(max(10_000 // rank, 1) for rank in range(1, num_classes + 1))
+    return ClassStatistics(counts, counts, 20_000)
+
+
 def benchmark_step(config: ConfigDict, repeats: int) -> dict[str, Any]:
     """Compile time, seconds a training step, images a second, and the compiler's memory figures."""
     mesh = data_mesh()
-    definition = ModelDefinition(config)
+    definition = ModelDefinition(config, made_up_statistics(config.model.num_classes))
+    config = definition.config
     schedule = learning_rate(config.optim, config.train.batch_size, [])
     optimizer = create_optimizer(config.optim, schedule)
-    counts = np.ones(config.model.num_classes, np.int32)
     state = create_state(definition, optimizer, mesh)
     batch = to_devices(made_up_batch(config, config.train.batch_size), mesh)
     started = time.perf_counter()
-    step = make_train_step(definition, optimizer, schedule, mesh, counts).lower(state, batch).compile()
+    step = make_train_step(definition, optimizer, schedule, mesh).lower(state, batch).compile()
     compiled = time.perf_counter() - started
     holder = [state]
 
@@ -88,7 +97,8 @@ def benchmark_step(config: ConfigDict, repeats: int) -> dict[str, Any]:
 def benchmark_inference(config: ConfigDict, repeats: int) -> dict[str, Any]:
     """Seconds a batch and images a second, from uint8 images to detections on the device."""
     mesh = data_mesh()
-    definition = ModelDefinition(config)
+    definition = ModelDefinition(config, made_up_statistics(config.model.num_classes))
+    config = definition.config
     state = create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
     predict = make_predict_step(definition, mesh)
     batch = to_devices(made_up_batch(config, config.test.batch_size), mesh)
@@ -144,6 +154,8 @@ def main() -> None:
         sys.exit(f"benchmark: {error} `make demo` draws the images of configs/quickstart.py.")
     run = {
         "gap": lambda: benchmark_gap(dense=True),
+        "losses": benchmark_losses,
+        "ranking": lambda: benchmark_ranking(dense=True),
         "conv": lambda: benchmark_conv(arguments.repeats),
         "detect": lambda: benchmark_detect(arguments.repeats),
         "step": lambda: benchmark_step(config, arguments.repeats),

@@ -23,8 +23,8 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
-from ml_collections import ConfigDict
 
+from configs import common
 from rog_jax.data import Annotations, load_lvis
 from rog_jax.data.cache import cache_places
 from rog_jax.data.loader import train_loader
@@ -167,15 +167,10 @@ def start(path: Path) -> dict[str, float]:
 
 def worker_memory(annotations: Annotations, workers: int, batches: int) -> dict[str, float]:
     """The largest unique set size (USS) among loader workers after they have read some batches."""
-    data = ConfigDict(
-        {
-            "shapes": ((224, 320), (320, 224)), "short_sides": (200,), "max_long_side": 320, "test_short_side": 200,
-            "flip": 0.5, "max_objects": 100, "keep_empty_images": False, "min_image_side": 32, "workers": workers,
-            "prefetch": 2, "max_unreadable": 0,
-        }
-    )  # fmt: skip
-    sampler = ConfigDict({"name": "repeat_factor", "threshold": 1e-3, "rounding": "ceil"})
-    plan = TrainPlan(annotations, data, sampler, 16, seed=0)
+    config = common.get_config()
+    config.data.update(shapes=((224, 320), (320, 224)), short_sides=(200,), max_long_side=320, workers=workers)
+    data = config.data
+    plan = TrainPlan(annotations, data, config.sampler, 16, seed=0)
     loader = train_loader(annotations, plan, data, seed=0, start_step=0, num_steps=10**6)
     try:
         for _ in range(batches):

@@ -25,6 +25,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from configs import common
 from rog_jax.data.batch import Batch
+from rog_jax.models.recipe import with_recipe
 from rog_jax.tools.benchmark import made_up_batch
 from rog_jax.tools.golden_weights import torchvision_state
 from rog_jax.training import runtime
@@ -68,7 +69,7 @@ def our_config(scene: Scene) -> tuple[ConfigDict, dict]:
     config.optim.lr = LEARNING_RATE
     config.optim.clip_norm = 0.0
     config.train.batch_size = config.test.batch_size = len(scene.batch.image)
-    return config, parameters
+    return with_recipe(config), parameters
 
 
 def their_model(scene: Scene) -> MaskRCNN:
@@ -106,8 +107,7 @@ def step_task(scene: Scene, *, gap: bool = False) -> Task:
     holder = [create_state(definition, optimizer, mesh)]
     batch = to_devices(scene.batch, mesh)
     started = time.perf_counter()
-    counts = np.ones(scene.num_classes, np.int32)
-    step = make_train_step(definition, optimizer, schedule, mesh, counts).lower(holder[0], batch).compile()
+    step = make_train_step(definition, optimizer, schedule, mesh).lower(holder[0], batch).compile()
     facts: dict[str, Any] = {"compile_s": time.perf_counter() - started}
 
     def ours():

@@ -124,9 +124,9 @@ class GoldenRun:
         def weighted(trainable, fixed, batch, weights):
             def total(trainable):
                 model = self.definition.merge(trainable, fixed)
-                counts = np.ones(model.num_classes, np.int32)
-                memory = LossMemory(jnp.asarray(counts[None]), model.loss.init_state())
-                losses, _ = compute_losses(model, batch, memory, counts, jax.random.key(0))
+                counts = jnp.ones((1, model.num_classes), jnp.int32)
+                memory = LossMemory(counts, model.loss.init_state(), ())
+                losses, _ = compute_losses(model, batch, memory, jax.random.key(0))
                 return sum(weight * losses[name] for weight, name in zip(weights, LOSSES, strict=True)), losses
 
             return jax.grad(total, has_aux=True)(trainable)

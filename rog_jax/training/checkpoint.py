@@ -1,12 +1,16 @@
 """Checkpoints of the training state by Orbax, with enough beside them to refuse the wrong model."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from rog_jax.training.state import TrainState
+
+AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
 
 
 class CheckpointError(ValueError):
@@ -81,6 +85,21 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
+    def parameters(self, step: int | None = None) -> dict[str, Any]:
+        """Trained and fixed arrays of a checkpoint in NumPy, whatever devices it was written on; keys are text.
+
+        Raises:
+            CheckpointError: there is no such checkpoint.
+        """
+        step = self._existing(step)
+        wanted = nested(
+            {path: AS_NUMPY for path in self._meta(step)["arrays"] if path.startswith(("trainable/", "fixed/"))}
+        )
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=wanted, partial_restore=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(self.folder / str(step) / "state", args=arguments)
+        return nested({path.partition("/")[2]: array for path, array in flattened(restored).items()})
+
     def _existing(self, step: int | None) -> int:
         steps = sorted(self._manager.all_steps())
         if step is None and steps:
@@ -99,10 +118,24 @@ class Checkpoints:
         self._manager.close()
 
 
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dicts in dicts from paths such as "fpn/lateral/0/kernel"."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        functools.reduce(lambda branch, key: branch.setdefault(key, {}), parents, tree)[leaf] = value
+    return tree
+
+
+def flattened(tree: Any) -> dict[str, Any]:
+    """Path of each leaf, as text, to the leaf."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(_name(key) for key in path): leaf for path, leaf in leaves}
+
+
 def describe(state: TrainState) -> dict[str, str]:
     """Path of each array to its shape and type, as text."""
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {"/".join(_name(key) for key in path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flattened(state).items()}
 
 
 def _name(key: Any) -> str:

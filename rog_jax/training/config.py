@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 CHOICES = {
     "data.format": ("lvis", "coco", "openimages"),
-    "sampler.name": ("random", "repeat_factor"),
+    "sampler.name": ("random", "repeat_factor", "instance_aware", "class_aware", "bi_level"),
     "sampler.rounding": ("ceil", "stochastic"),
     "model.norm": ("frozen_batch", "group"),
     "model.dtype": ("float32", "bfloat16"),
@@ -18,14 +18,19 @@ CHOICES = {
     "roi.mask_targets": ("binary", "soft"),
     "roi.predictor": ("auto", "linear", "normed"),
     "roi.mask_predictor": ("conv", "normed"),
-    "loss.ranking": ("none", "gap"),
+    "roi.init": ("mmdet", "pytorch"),
+    "loss.ranking": ("none", "gap", "ap", "rank_sort"),
     "loss.gap.variant": ("paper", "published"),
-    "loss.gap.method": ("interval", "dense"),
+    "loss.gap.method": ("auto", "interval", "dense"),
     "loss.gap.scope": ("device", "global"),
     "loss.gap.counts_scope": ("device", "global"),
+    "loss.ap.scope": ("device", "global"),
+    "loss.rank_sort.scope": ("device", "global"),
+    "loss.frequency": ("images", "instances"),
     "loss.gap.omega": ("online", "offline", "none"),
     "roi.align_method": ("auto", "gather", "einsum"),
     "optim.milestone_unit": ("epochs", "steps"),
+    "test.norcal.variant": ("exps", "probs", "logits"),
     "test.evaluator": ("hotcoco", "official"),
 }
 SHAPE_MULTIPLE = 32
@@ -36,7 +41,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     """Raises ValueError, naming the setting and the remedy, where a setting has no meaning.
 
     Args:
-        config: with all overrides.
+        config: with all overrides, and what belongs to its classification loss (`rog_jax.models.recipe`).
         num_devices: of the mesh, over all hosts.
     """
     for path, choices in CHOICES.items():

@@ -1,16 +1,14 @@
-"""Weights to start from: written by `rog_jax.tools.import_weights`, taken by `config.init_from`."""
+"""Weights to start from, `config.init_from`: written by `rog_jax.tools.import_weights`, or another run's."""
 
-import functools
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from rog_jax.training.checkpoint import CheckpointError
+from rog_jax.training.checkpoint import AS_NUMPY, CheckpointError, Checkpoints, flattened, nested
 
 logger = logging.getLogger(__name__)
 Tree = dict[Any, Any]
@@ -44,7 +42,6 @@ CONVENTIONS = {
 }
 """What a network's weights mean depends on these; a run that starts from weights takes them over. Losses, samples,
 thresholds and the points of RoIAlign stay the recipe's."""
-AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
 HEADS = ("box_head/classifier/", "box_head/deltas/", "mask_head/weight", "mask_head/bias")
 """Arrays that depend on the number of categories: left fresh where a recipe has another."""
 
@@ -78,7 +75,7 @@ def save_initial(folder: str | Path, initial: InitialWeights, *, overwrite: bool
             raise CheckpointError(f"{folder} is not empty: {remedy}")
     elif folder.exists():
         folder.rmdir()
-    about = {"settings": initial.settings, "about": initial.about, "arrays": sorted(_flat(initial.parameters))}
+    about = {"settings": initial.settings, "about": initial.about, "arrays": sorted(flattened(initial.parameters))}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
             folder,
@@ -90,26 +87,34 @@ def save_initial(folder: str | Path, initial: InitialWeights, *, overwrite: bool
 
 
 def load_initial(folder: str | Path) -> InitialWeights:
-    """Weights that `save_initial` wrote.
+    """Weights that `save_initial` wrote, or those of the newest checkpoint of a run.
 
     Raises:
         CheckpointError: the folder is missing or of another kind.
     """
     folder = Path(folder).absolute()
+    if (folder / "checkpoints").is_dir():
+        return _from_run(folder)
     if not (folder / "parameters").is_dir() or not (folder / "about").is_dir():
         raise CheckpointError(
-            f"config.init_from: {folder} holds no imported weights; write them with "
-            "python -m rog_jax.tools.import_weights FILE --to DIR"
+            f"config.init_from: {folder} holds no imported weights and no run's checkpoints; write them "
+            "with python -m rog_jax.tools.import_weights FILE --to DIR"
         )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         about = checkpointer.restore(folder, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        as_numpy: Tree = {}
-        for path in about["arrays"]:
-            *parents, leaf = path.split("/")
-            functools.reduce(lambda tree, key: tree.setdefault(key, {}), parents, as_numpy)[leaf] = AS_NUMPY
+        as_numpy = nested(dict.fromkeys(about["arrays"], AS_NUMPY))
         restore = ocp.args.Composite(parameters=ocp.args.PyTreeRestore(restore_args=as_numpy))
         parameters = checkpointer.restore(folder, args=restore)["parameters"]
     return InitialWeights(_with_number_keys(parameters), about["settings"], about["about"])
+
+
+def _from_run(folder: Path) -> InitialWeights:
+    checkpoints = Checkpoints(folder, read_only=True)
+    about, parameters, step = checkpoints.about(), checkpoints.parameters(), checkpoints.latest()
+    checkpoints.close()
+    kept = CONVENTIONS | {"model": ("depth", *CONVENTIONS["model"])}
+    settings = {section: {name: about["config"][section][name] for name in names} for section, names in kept.items()}
+    return InitialWeights(_with_number_keys(parameters), settings, {"run": str(folder), "step": step})
 
 
 def with_settings(config: ConfigDict, settings: Settings, source: str, *, everything: bool = False) -> ConfigDict:
@@ -153,7 +158,7 @@ def overwritten(fresh: tuple[Tree, Tree], parameters: Tree, source: str) -> tupl
     Raises:
         CheckpointError: an array has another shape, and not because of another number of categories.
     """
-    imported = _flat(parameters)
+    imported = flattened(parameters)
     taken, left = set(), []
 
     def replace(tree: Tree, prefix: str = "") -> Tree:
@@ -192,11 +197,6 @@ def _fits(path: str, imported: np.ndarray, fresh: np.ndarray, source: str) -> bo
 def _parts(paths: list[str]) -> str:
     """The modules that the arrays belong to, in short."""
     return ", ".join(sorted({"/".join(path.split("/")[:2]) for path in paths})) or "none"
-
-
-def _flat(tree: Tree) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def _with_text_keys(tree: Any) -> Any:

@@ -9,18 +9,23 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
-from rog_jax.data import Annotations, check_categories, check_num_classes, load_lvis
+from rog_jax.data import Annotations, check_categories, check_num_classes, load_split
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
+from rog_jax.data.statistics import ClassStatistics
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
 from rog_jax.training.log import MetricsWatch, RunLog
+from rog_jax.training.memory import uses_memory
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
-from rog_jax.training.step import make_train_step, to_devices
+from rog_jax.training.step import make_fill_step, make_train_step, to_devices
 
 logger = logging.getLogger(__name__)
 
@@ -46,30 +51,31 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     mesh = data_mesh()
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-    config, initial = with_initial(config, checkpoints)
+    config, initial = with_initial(with_recipe(config), checkpoints)
     check_config(config, mesh.size)
 
     ### Data.
-    annotations = load_lvis(config.data.train_json, config.data.train_images)
+    annotations = load_split(config.data, "train")
     config = with_num_classes(config, annotations)
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, config.train.seed)
     steps, milestones = schedule_steps(config, plan)
     logger.info("%d images, %d steps, first epoch %d steps", annotations.num_images, steps, plan.steps_per_epoch(0))
 
     ### Model.
-    definition = ModelDefinition(config)
+    definition = ModelDefinition(config, ClassStatistics.of(annotations))
     if initial is not None and checkpoints.latest() is None:
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     schedule = learning_rate(config.optim, config.train.batch_size, milestones)
     optimizer = create_optimizer(config.optim, schedule)
     state = create_state(definition, optimizer, mesh)
-    offline_counts = np.asarray(annotations.instance_counts, np.int32)
-    step_fn = make_train_step(definition, optimizer, schedule, mesh, offline_counts)
+    step_fn = make_train_step(definition, optimizer, schedule, mesh)
 
     ### Resume.
     if checkpoints.latest() is not None:
         check_categories(annotations, checkpoints.about()["category_ids"])
         state = checkpoints.restore(state)
+    elif uses_memory(config) and config.loss.memory.fill:
+        state = fill_memory(state, definition, mesh, annotations, plan)
     start = int(jax.device_get(state.step))
     if start > steps:
         raise ValueError(
@@ -125,6 +131,32 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     return state
 
 
+def fill_memory(
+    state: TrainState, definition: ModelDefinition, mesh: Mesh, annotations: Annotations, plan: TrainPlan
+) -> TrainState:
+    """Stores the features of the first epoch's objects, as LOCE does before it trains."""
+    config = definition.config
+    loader = train_loader(
+        annotations,
+        plan,
+        config.data,
+        seed=config.train.seed,
+        start_step=0,
+        num_steps=plan.steps_per_epoch(0),
+        masks=False,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    fill = make_fill_step(definition, mesh)
+    bar = tqdm(loader, unit="step", desc="filling the feature memory", disable=jax.process_index() != 0)
+    try:
+        for number, batch in enumerate(bar):
+            state = fill(state, to_devices(batch, mesh), number)
+    finally:
+        loader.close()
+    return state
+
+
 def with_initial(config: ConfigDict, checkpoints: Checkpoints) -> tuple[ConfigDict, InitialWeights | None]:
     """The config with the conventions of the weights that the run starts, or once started, from, and those weights.
 
@@ -165,6 +197,7 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
     return {
         "config": json.loads(config.to_json()),
         "category_ids": np.asarray(annotations.category_ids).tolist(),
+        "statistics": ClassStatistics.of(annotations)._asdict(),
         "commit": git_commit(),
         "jax": jax.__version__,
         "devices": [jax.devices()[0].device_kind, jax.device_count()],

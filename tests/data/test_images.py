@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rog_jax.data.images import UnreadableImage, read_image
+from rog_jax.data import Annotations, load_lvis
+from rog_jax.data.images import UnreadableImage, read_annotated, read_image
+from tests.reference.data import make_records, write_json
 
 HEIGHT, WIDTH = 30, 40
 
@@ -106,3 +108,53 @@ def test_other_unreadable_files(tmp_path):
     ):
         with pytest.raises(UnreadableImage, match=words):
             read_image(tmp_path / name, (HEIGHT + 1, WIDTH))
+
+
+def annotated(folder: Path, name: str, size: tuple[int, int]) -> Annotations:
+    """Annotations of a single picture."""
+    records = make_records(1)
+    records["images"][0] |= {"file_name": name, "height": size[0], "width": size[1]}
+    return load_lvis(write_json(folder, records), folder)
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [
+        ((240, 320), (121, 160), (240, 320)),
+        ((240, 320), (120, 160), (120, 160)),
+        ((241, 321), (120, 160), (121, 161)),
+        ((240, 320), (60, 80), (60, 80)),
+        ((240, 320), (1, 1), (30, 40)),
+        ((240, 320), None, (240, 320)),
+    ],
+)
+def test_jpegs_are_decoded_as_small_as_suffices(tmp_path, size, at_least, expected):
+    y, x = np.mgrid[: size[0], : size[1]]
+    picture = np.stack([x * 0.7, y, (x + y) * 0.4], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
+    got = read_annotated(annotated(tmp_path, "a.jpg", size), 0, at_least)
+    assert got.shape == (*expected, 3)
+    block = round(size[0] / expected[0])
+    averages = picture[: expected[0] // 2 * block, : expected[1] // 2 * block].reshape(
+        expected[0] // 2, block, expected[1] // 2, block, 3
+    )
+    difference = got[: expected[0] // 2, : expected[1] // 2] - averages.mean(axis=(1, 3))
+    assert np.abs(difference).max() < 6
+
+
+def test_reduced_decoding_keeps_turns_and_errors(tmp_path):
+    picture = np.kron(smooth_picture(), np.ones((4, 4, 1), np.uint8))
+    save_turned(tmp_path / "a.jpg", picture, 6)
+    for size, turns in (((160, 120), 3), ((120, 160), 0)):
+        got = read_annotated(annotated(tmp_path, "a.jpg", size), 0, (10, 10))
+        expected = np.rot90(picture, turns)[4::8, 4::8]
+        assert got.shape == expected.shape
+        assert np.abs(got.astype(int) - expected).mean() < 20
+    with pytest.raises(UnreadableImage, match=r"it has .* its annotations say 121 x 160"):
+        read_annotated(annotated(tmp_path, "a.jpg", (121, 160)), 0, (10, 10))
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UnreadableImage, match="cut short"):
+        read_annotated(annotated(tmp_path, "a.jpg", (120, 160)), 0, (10, 10))
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert read_annotated(annotated(tmp_path, "a.png", (120, 160)), 0, (10, 10)).shape == (120, 160, 3)

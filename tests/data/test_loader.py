@@ -1,5 +1,6 @@
 """Loaders: the same batches for any number of workers, hosts and restarts; counting and stopping at bad files."""
 
+import multiprocessing
 import os
 import signal
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from rog_jax.data import Annotations, Batch, DataError, load_lvis
-from rog_jax.data.loader import Loader, eval_loader, train_loader
+from rog_jax.data.loader import Loader, eval_loader, prefetched, train_loader
 from rog_jax.data.plan import TrainPlan
 from tests.reference.data import changed, data_config, make_records, rectangle, sampler_config, write_data_set
 
@@ -29,8 +30,10 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         for x, y in zip(a, b, strict=True):
-            assert x.dtype == y.dtype
-            np.testing.assert_array_equal(x, y)
+            assert (x is None) == (y is None)
+            if x is not None:
+                assert x.dtype == y.dtype
+                np.testing.assert_array_equal(x, y)
 
 
 def test_batches_have_the_promised_types(annotations):
@@ -39,7 +42,7 @@ def test_batches_have_the_promised_types(annotations):
     height, width = batch.image.shape[1:3]
     assert len(loader) == 6
     assert (height, width) in ((64, 96), (96, 64))
-    assert [(field.shape, field.dtype.name) for field in batch] == [
+    assert [(field.shape, field.dtype.name) for field in batch[:-1]] == [
         ((4, height, width, 3), "uint8"),
         ((4, 2), "float32"),
         ((4, 2), "int32"),
@@ -50,6 +53,20 @@ def test_batches_have_the_promised_types(annotations):
         ((4,), "int32"),
         ((4,), "int32"),
     ]
+
+
+def test_verified_categories_come_only_when_asked_for(tmp_path):
+    records = make_records(18)
+    for image in records["images"]:
+        image["neg_category_ids"] = [9]
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert next(make_loader(annotations)).verified is None
+    batch = next(make_loader(annotations, data={"negatives": True}))
+    assert batch.verified.dtype == bool
+    for index, verified in zip(batch.index, batch.verified, strict=True):
+        np.testing.assert_array_equal(verified, annotations.verified_categories(index))
+        np.testing.assert_array_equal(np.flatnonzero(verified), sorted({int(index) % 3, 2}))
+    assert eval_loader(annotations, data_config(negatives=True), 4).__next__().verified is None
 
 
 def test_resumed_run_sees_the_same_batches(annotations):
@@ -68,10 +85,43 @@ def test_the_same_image_is_drawn_anew_in_the_next_epoch(annotations):
 def test_hosts_share_each_batch(annotations):
     whole = list(make_loader(annotations))
     parts = [list(make_loader(annotations, process_index=p, process_count=2)) for p in range(2)]
-    joined = [Batch(*map(np.concatenate, zip(a, b, strict=True))) for a, b in zip(*parts, strict=True)]
+    joined = [Batch(*map(np.concatenate, zip(a[:-1], b[:-1], strict=True))) for a, b in zip(*parts, strict=True)]
     assert_same(whole, joined)
     with pytest.raises(ValueError, match="batch of 4 images cannot be divided among 3 hosts"):
         make_loader(annotations, process_count=3)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("name", ["random", "repeat_factor", "instance_aware"])
+def test_each_image_is_shown_as_often_as_its_factor_says_on_any_number_of_hosts(tmp_path, hosts, name):
+    records = make_records(16)
+    for image in records["images"]:  # one shape, so that no image waits for the next epoch
+        image |= {"width": 60, "height": 40}
+    for annotation in records["annotations"][:13]:
+        annotation["category_id"] = 9  # 13 images of one category, 2 and 1 of the others
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    data = data_config()
+    plan = TrainPlan(annotations, data, sampler_config(name=name, threshold=0.3), 4, SEED)
+    expected = np.ceil(plan.sampler.factors).astype(int)
+    assert (expected.sum() > 16) == (name != "random")
+    shown, epochs = np.zeros(16, int), 4
+    for host in range(hosts):
+        loader = train_loader(
+            annotations,
+            plan,
+            data,
+            seed=SEED,
+            start_step=0,
+            num_steps=plan.step_of_epoch(epochs),
+            process_index=host,
+            process_count=hosts,
+        )
+        for batch in loader:
+            assert len(batch.index) == 4 // hosts
+            shown += np.bincount(batch.index, minlength=16)
+    waiting = epochs * expected - shown
+    assert waiting.sum() == epochs * expected.sum() % 4
+    assert (waiting >= 0).all()
 
 
 def test_worker_processes_give_the_same_batches_and_close(annotations):
@@ -80,17 +130,41 @@ def test_worker_processes_give_the_same_batches_and_close(annotations):
     loader.close()
 
 
-def test_killed_worker_is_reported(annotations):
-    import multiprocessing
-
-    before = set(multiprocessing.active_children())
-    loader = make_loader(annotations, steps=2000, workers=1)
-    next(loader)
-    (worker,) = set(multiprocessing.active_children()) - before
+def kill_worker(others: set) -> None:
+    (worker,) = set(multiprocessing.active_children()) - others
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"loader process died .* config.data.workers"):
+    worker.join()
+
+
+def test_killed_worker_is_replaced_and_no_batch_is_lost(annotations, caplog):
+    before = set(multiprocessing.active_children())
+    loader = make_loader(annotations, steps=40, workers=1, data={"max_restarts": 2})
+    batches = [next(loader) for _ in range(3)]
+    kill_worker(before)
+    batches += list(loader)
+    assert loader.restarts == 1
+    assert "a loader process died at batch" in caplog.text
+    assert_same(batches, list(make_loader(annotations, steps=40)))
+
+
+def test_workers_that_keep_dying_end_the_run(annotations):
+    before = set(multiprocessing.active_children())
+    loader = make_loader(annotations, steps=2000, workers=1, data={"max_restarts": 0})
+    next(loader)
+    kill_worker(before)
+    with pytest.raises(RuntimeError, match=r"loader process died .* after 0 restarts.* config.data.workers"):
         for _ in loader:
             pass
+
+
+def test_prefetched_batches_come_in_order_and_are_put_ahead(annotations):
+    put: list[int] = []
+    source = iter(range(5))
+    pairs = prefetched(source, lambda batch: put.append(batch) or -batch, ahead=2)
+    assert next(pairs) == (0, 0)
+    assert put == [0, 1, 2]
+    assert list(pairs) == [(1, -1), (2, -2), (3, -3), (4, -4)]
+    assert list(prefetched([], abs)) == []
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

@@ -38,7 +38,7 @@ def test_packs_what_the_file_says(tmp_path):
     assert annotations.negative_categories(1).size == 0
     np.testing.assert_array_equal(annotations.segmentation(1)[0], [[0, 0], [5, 0], [5, 4], [0, 4]])
     assert annotations.image_path(2) == tmp_path / "images" / "002.png"
-    assert [list(labels) for labels in annotations.category_arrays()] == [[0, 2], [1], [2], [0], [1]]
+    assert [list(labels) for labels in annotations.object_categories()] == [[0, 2], [1], [2], [0], [1]]
 
 
 def test_real_photographs_match_the_counts_in_their_file(shared):
@@ -158,7 +158,7 @@ def test_objects_without_area_and_crowds_stay_out_of_training(tmp_path, caplog, 
     assert annotations.training_objects(0).size == 0
     assert annotations.trainable.sum() == 7
     assert "left out of training" in caplog.text
-    assert annotations.category_arrays()[0].size == 0
+    assert annotations.object_categories()[0].size == 0
 
 
 @pytest.mark.parametrize(

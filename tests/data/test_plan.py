@@ -8,7 +8,6 @@ import pytest
 
 from rog_jax.data import Annotations, DataError, load_lvis
 from rog_jax.data.plan import TrainPlan, eval_batches
-from rog_jax.data.samplers import epoch_indices
 from tests.reference.data import changed, data_config, make_records, sampler_config, write_data_set
 
 
@@ -31,12 +30,21 @@ def test_batches_have_one_shape_that_holds_their_images_at_every_scale(annotatio
         assert (landscape == landscape[0]).all()
 
 
-@pytest.mark.parametrize("sampler", [{"name": "random"}, {"name": "repeat_factor", "rounding": "stochastic"}])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"name": "random"},
+        {"name": "repeat_factor", "rounding": "stochastic"},
+        {"name": "instance_aware"},
+        {"name": "class_aware"},
+        {"name": "bi_level"},
+    ],
+)
 def test_leftovers_go_to_the_next_epoch_and_nothing_is_lost(annotations, sampler):
     plan = make_plan(annotations, **sampler)
     drawn, shown = np.zeros(23, int), np.zeros(23, int)
     for epoch in range(6):
-        drawn += np.bincount(epoch_indices(plan._factors, sampler_config(**sampler).rounding, 0, epoch), minlength=23)
+        drawn += np.bincount(plan.sampler.epoch(0, epoch), minlength=23)
         for step in range(plan.step_of_epoch(epoch), plan.step_of_epoch(epoch + 1)):
             batch = plan.batch(step)
             assert batch.epoch == epoch
@@ -83,7 +91,7 @@ def test_steps_and_epochs(annotations):
 def test_repeated_images_come_ceil_times(annotations):
     plan = make_plan(annotations, batch_size=1, name="repeat_factor", threshold=0.9)
     indices = np.concatenate([plan.batch(step).indices for step in range(plan.steps_per_epoch(0))])
-    np.testing.assert_array_equal(np.bincount(indices), np.ceil(plan._factors))
+    np.testing.assert_array_equal(np.bincount(indices), np.ceil(plan.sampler.factors))
     assert plan.steps_per_epoch(0) == 46
 
 

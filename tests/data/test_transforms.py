@@ -11,9 +11,9 @@ from rog_jax.data.transforms import (
     ExampleSettings,
     choose_objects,
     make_example,
-    resized_size,
     smallest_shape,
 )
+from rog_jax.data.views import resized_size
 from tests.reference.data import (
     COLORS,
     changed,
@@ -43,7 +43,7 @@ def test_rasterize_equals_naive_even_odd(seed):
     polygon = rng.uniform(-4, 20, (rng.integers(3, 12), 2)).astype(np.float32)  # crosses itself and the border
     if seed % 2:
         polygon = np.round(polygon * 2) / 2  # vertices on centres of cells
-    got = rasterize(polygon, 16)
+    got = rasterize(polygon, (16, 16))
     np.testing.assert_array_equal(got, naive_rasterize(polygon.astype(np.float64), 16))
     assert got.any()
 
@@ -83,7 +83,7 @@ def test_smallest_shape():
 
 
 def example_settings(**changes) -> ExampleSettings:
-    return ExampleSettings.training(data_config(**changes), masks=True)
+    return ExampleSettings.training(data_config(**changes), masks=True, num_classes=3)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -179,6 +179,6 @@ def test_image_that_does_not_fit_is_an_error(tmp_path):
 
 def test_without_masks_the_mask_field_is_empty(tmp_path):
     annotations = load_lvis(*write_data_set(tmp_path, make_records(1)))
-    example = make_example(annotations, 0, SHAPE, ExampleSettings.training(data_config(), masks=False))
+    example = make_example(annotations, 0, SHAPE, ExampleSettings.training(data_config(), masks=False, num_classes=3))
     assert example.masks.shape == (4, 0, 0)
     assert example.labels[0] == 0

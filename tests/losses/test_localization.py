@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rog_jax.losses import binary_cross_entropy, smooth_l1
+from rog_jax.losses import binary_cross_entropy, dice_loss, giou_loss, smooth_l1
+from tests.reference import ops, ranking
 
 
 def test_smooth_l1_is_a_parabola_then_a_line():
@@ -29,3 +30,27 @@ def test_binary_cross_entropy_is_finite_at_huge_logits():
     logits = jnp.asarray([-1e4, 1e4, -1e4, 1e4])
     targets = jnp.asarray([0.0, 1.0, 1.0, 0.0])
     np.testing.assert_allclose(binary_cross_entropy(logits, targets), [0, 0, 1e4, 1e4])
+
+
+def test_giou_loss_of_boxes_is_one_minus_their_giou():
+    boxes = [[0.0, 0.0, 4.0, 4.0], [2.0, 1.0, 6.0, 5.0], [20.0, 0.0, 24.0, 4.0]]
+    targets = [[0.0, 0.0, 4.0, 4.0]] * 3
+    expected = [1 - ops.giou(*pair) for pair in zip(boxes, targets, strict=True)]
+    np.testing.assert_allclose(giou_loss(jnp.asarray(boxes), jnp.asarray(targets)), expected, rtol=1e-6, atol=1e-7)
+    assert expected[0] == 0
+    assert expected[2] > 1
+
+
+def test_dice_loss_equals_twin():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, (2, 3, 5, 5)).astype(np.float32)
+    targets = (generator.random((2, 3, 5, 5)) < 0.4).astype(np.float32)
+    expected = [[ranking.dice(logits[i, j], targets[i, j]) for j in range(3)] for i in range(2)]
+    np.testing.assert_allclose(dice_loss(jnp.asarray(logits), jnp.asarray(targets)), expected, rtol=1e-5)
+
+
+def test_dice_loss_of_huge_logits_and_empty_masks_is_finite():
+    logits = jnp.asarray([[[1e4, -1e4]] * 2, [[-1e4, -1e4]] * 2, [[1e4, -1e4]] * 2])
+    targets = jnp.asarray([[[1.0, 0.0]] * 2, [[0.0, 0.0]] * 2, [[0.0, 1.0]] * 2])
+    np.testing.assert_allclose(dice_loss(logits, targets), [0, 1, 1], atol=1e-5)
+    assert np.all(np.isfinite(jax.jit(jax.grad(lambda x: dice_loss(x, targets).sum()))(logits)))

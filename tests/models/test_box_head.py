@@ -7,13 +7,14 @@ from ml_collections import FrozenConfigDict
 from rog_jax.losses import classification_loss
 from rog_jax.models.box_head import BoxHead, SampledRoIs, box_loss, detect, sample_rois
 from rog_jax.models.layers import ParameterDraws
+from rog_jax.models.recipe import with_recipe
 from tests.reference import models as reference
 from tests.reference import ops
 from tests.tiny import NUM_CLASSES, tiny_config
 
-ROI = FrozenConfigDict(tiny_config().roi)  # 16 samples, of which at most 4 are positives
+ROI = FrozenConfigDict(with_recipe(tiny_config()).roi)  # 16 samples, of which at most 4 are positives
 TRUTHS, PROPOSALS = 6, 30
-SMALL = FrozenConfigDict({**tiny_config().roi, "hidden": 8})
+SMALL = FrozenConfigDict({**with_recipe(tiny_config()).roi, "hidden": 8})
 
 
 def random_boxes(rng, *shape: int) -> np.ndarray:
@@ -136,7 +137,7 @@ def test_detections_equal_the_naive_pipeline(pre_nms, threshold):
     valid[2] = False
     sizes = np.float32([[56, 64], [50, 40], [64, 64]])
     settings = FrozenConfigDict(
-        {**tiny_config().test, "score_threshold": threshold, "pre_nms": pre_nms, "max_detections": 15}
+        {**with_recipe(tiny_config()).test, "score_threshold": threshold, "pre_nms": pre_nms, "max_detections": 15}
     )
     arrays = (jnp.asarray(x) for x in (scores, deltas, proposals, valid, sizes))
     got = jax.jit(lambda *arrays: detect(*arrays, ROI.box_stds, settings))(*arrays)
@@ -171,12 +172,24 @@ def test_head_is_two_layers_then_two_linear_ones(name, columns):
     np.testing.assert_allclose(deltas, flat, atol=1e-5)
 
 
-def test_a_loss_that_wants_another_predictor_is_refused():
-    class Cosine:
-        predictor, weight_init, bias_init, num_outputs = "cosine", ("normal", 0.01), 0.0, 3
+def test_unknown_kinds_of_layers_are_refused():
+    loss = classification_loss("softmax_ce", num_classes=NUM_CLASSES)
+    for name, value in (("predictor", "cosine"), ("init", "zeros")):
+        with pytest.raises(ValueError, match=f"config.roi.{name}='{value}' is unknown"):
+            BoxHead(4, 2, loss, FrozenConfigDict({**SMALL, name: value}), dtype=jnp.float32, rngs=ParameterDraws(0))
 
-    with pytest.raises(ValueError, match="no cosine predictor"):
-        BoxHead(4, 2, Cosine(), SMALL, dtype=jnp.float32, rngs=ParameterDraws(0))
+
+def test_layers_start_as_the_loss_wants():
+    class Constant:
+        predictor, weight_init, bias_init, num_outputs = "linear", ("constant", 0.001), -2.0, 3
+
+    settings = FrozenConfigDict({**SMALL, "init": "pytorch"})
+    head = BoxHead(4, 2, Constant(), settings, dtype=jnp.float32, rngs=ParameterDraws(0))
+    np.testing.assert_array_equal(head.classifier.kernel[...], np.full((8, 3), 0.001, np.float32))
+    np.testing.assert_array_equal(head.classifier.bias[...], np.full(3, -2.0, np.float32))
+    for layer, inputs in ((head.fc1, 4), (head.fc2, 8), (head.deltas, 8)):
+        for values in (layer.kernel[...], layer.bias[...]):  # PyTorch's default: uniform up to 1 / sqrt(inputs)
+            assert 0.5 * inputs**-0.5 < np.abs(values).max() <= inputs**-0.5
 
 
 def test_class_agnostic_deltas_serve_every_class():
@@ -188,7 +201,7 @@ def test_class_agnostic_deltas_serve_every_class():
     scores = rng.uniform(0.1, 1, (1, 6, NUM_CLASSES)).astype(np.float32)
     one_set = rng.normal(0, 0.5, (1, 6, 1, 4)).astype(np.float32)
     arrays = random_boxes(rng, 1, 6), np.ones((1, 6), bool), np.float32([[64, 64]])
-    test = FrozenConfigDict(tiny_config().test)
+    test = FrozenConfigDict(with_recipe(tiny_config()).test)
     detections = [
         detect(jnp.asarray(scores), jnp.asarray(deltas), *map(jnp.asarray, arrays), ROI.box_stds, test)
         for deltas in (one_set, one_set.repeat(NUM_CLASSES, axis=2))
@@ -203,7 +216,7 @@ def test_small_boxes_are_no_detections():
     deltas = jnp.zeros((1, 2, 1, 4))
     arrays = jnp.ones((1, 2), bool), jnp.asarray([[64, 64.0]])
     for min_size, rows in ((-1.0, 2), (5.0, 1)):
-        test = FrozenConfigDict({**tiny_config().test, "min_size": min_size})
+        test = FrozenConfigDict({**with_recipe(tiny_config()).test, "min_size": min_size})
         _, _, labels = detect(scores, deltas, proposals, *arrays, ROI.box_stds, test)
         assert int((labels >= 0).sum()) == rows * NUM_CLASSES
 

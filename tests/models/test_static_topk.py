@@ -8,9 +8,10 @@ from ml_collections import FrozenConfigDict
 
 from configs import common
 from rog_jax.models.box_head import detect
+from rog_jax.models.recipe import with_recipe
 from rog_jax.tools.benchmark_detect import CLASSES, PROPOSALS, SIDE, guaranteed_candidates, lvis_like
 
-TEST = common.get_config().test
+TEST = with_recipe(common.get_config()).test
 STDS = (0.1, 0.1, 0.2, 0.2)
 
 

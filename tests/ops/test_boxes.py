@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rog_jax.ops.boxes import area, clip, decode, encode, pairwise_iou
+from rog_jax.ops.boxes import area, clip, decode, encode, paired_giou, paired_iou, pairwise_iou
 from tests.ops.strategies import boxes
 from tests.reference import ops as reference
 
 STDS = (0.1, 0.1, 0.2, 0.2)
+paired_jit = jax.jit(lambda a, b: (paired_iou(a, b), paired_giou(a, b)))
+giou_slope = jax.jit(jax.grad(lambda a, b: paired_giou(a, b).sum()))
 iou_jit, clip_jit, encode_jit, decode_jit = (
     jax.jit(pairwise_iou),
     jax.jit(clip),
@@ -25,6 +27,27 @@ def test_iou_equals_twin(a, b, scale):
     got = np.asarray(iou_jit(a, b))
     np.testing.assert_allclose(got, reference.pairwise_iou(a.astype(float), b.astype(float)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(area(a), [reference.area(box) for box in a.astype(float)], rtol=1e-5)
+
+
+@given(a=boxes(9), b=boxes(9), scale=st.sampled_from([1.0, 1e-2, 1e6]))
+@settings(max_examples=200, deadline=None)
+def test_iou_and_giou_of_pairs_equal_twins(a, b, scale):
+    a, b = a * np.float32(scale), b * np.float32(scale)
+    pairs = list(zip(a.astype(float), b.astype(float), strict=True))
+    np.testing.assert_allclose(paired_jit(a, b)[0], [reference.iou(*pair) for pair in pairs], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(paired_jit(a, b)[1], [reference.giou(*pair) for pair in pairs], rtol=1e-5, atol=1e-5)
+
+
+def test_giou_of_apart_and_equal_boxes():
+    box = jnp.array([[0.0, 0.0, 1.0, 1.0]] * 3)
+    other = jnp.array([[2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 1.0, 1.0], [999.0, 999.0, 1000.0, 1000.0]])
+    np.testing.assert_allclose(paired_giou(box, other), [-1 / 3, 1, -1 + 2e-6], rtol=1e-6)
+
+
+@given(a=boxes(9), b=boxes(9))
+@settings(max_examples=100, deadline=None)
+def test_gradient_of_giou_is_finite(a, b):
+    assert np.all(np.isfinite(giou_slope(a, b)))
 
 
 def test_iou_of_touching_boxes_is_zero_and_of_equal_ones_is_one():

@@ -65,9 +65,20 @@ def test_crops_of_any_boxes_equal_twin(truths, rois, scale, seed):
     masks = np.random.default_rng(seed).random((6, 8, 8)) < 0.5
     packed = np.packbits(masks, axis=-1)
     shares = np.array([reference.crop_mask(*one, SIZE) for one in zip(masks, truths, rois, strict=True)])
-    np.testing.assert_allclose(crop_jit(packed, truths, rois, True), shares, atol=1e-5)
-    clear = np.abs(shares - 0.5) > 1e-5
+    # A cell's edge is as exact as float32 is at its distance from the mask's corner.
+    distance = np.abs(rois - np.tile(truths[:, :2], 2)).max(axis=1) + np.abs(truths[:, 2:] - truths[:, :2]).max(axis=1)
+    cell = np.maximum((rois[:, 2:] - rois[:, :2]).min(axis=1) / SIZE, 1)
+    tolerance = np.maximum(1e-5, np.finfo(np.float32).eps * distance / cell)[:, None, None]
+    assert (np.abs(crop_jit(packed, truths, rois, True) - shares) <= tolerance).all()
+    clear = np.abs(shares - 0.5) > tolerance
     np.testing.assert_array_equal(crop_jit(packed, truths, rois, False)[clear], shares[clear] > 0.5)
+
+
+def test_a_cell_of_a_pixel_at_the_edge_of_huge_squares():
+    """Without width, at the right edge of a mask whose squares are 12,288 pixels wide: half of the pixel is inside."""
+    truth, roi = np.float32([[0, 0, 98304, 98304]]), np.float32([[98304, 0, 98304, 98304]])
+    packed = np.packbits(np.ones((1, 8, 8), bool), axis=-1)
+    np.testing.assert_allclose(crop_jit(packed, truth, roi, True), 0.5, atol=1e-5)
 
 
 @partial(jax.jit, static_argnames="aligned")

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
+from configs import common
 from rog_jax.data.batch import MASK_CROP
 
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -18,28 +19,17 @@ COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 def data_config(**changes: Any) -> ConfigDict:
     """Settings of config.data for images of some 64 pixels, read in this process."""
-    data = ConfigDict(
-        {
-            "shapes": ((64, 96), (96, 64)),
-            "short_sides": (48, 56, 64),
-            "max_long_side": 96,
-            "test_short_side": 64,
-            "flip": 0.5,
-            "max_objects": 4,
-            "keep_empty_images": False,
-            "min_image_side": 16,
-            "workers": 0,
-            "prefetch": 2,
-            "max_unreadable": 100,
-        }
-    )
+    data = common.get_config().data
+    data.shapes, data.short_sides, data.max_long_side, data.test_short_side = ((64, 96), (96, 64)), (48, 56, 64), 96, 64
+    data.max_objects, data.min_image_side, data.workers = 4, 16, 0
     data.update(changes)
     return data
 
 
 def sampler_config(**changes: Any) -> ConfigDict:
     """Settings of config.sampler; random unless changed."""
-    sampler = ConfigDict({"name": "random", "threshold": 0.5, "rounding": "ceil"})
+    sampler = common.get_config().sampler
+    sampler.name, sampler.threshold = "random", 0.5
     sampler.update(changes)
     return sampler
 
@@ -116,6 +106,20 @@ def naive_repeat_factors(image_categories: list[list[int]], threshold: float, co
         for category in categories:
             share = sum(category in other for other in sets) / len(sets)
             factor = max(factor, math.sqrt(threshold / share))
+        factors.append(factor)
+    return factors
+
+
+def naive_instance_aware_factors(image_categories: list[list[int]], threshold: float) -> list[float]:
+    """Repeat factors by the geometric mean of the shares of images and of objects, category by category."""
+    every = [category for categories in image_categories for category in categories]
+    factors = []
+    for categories in image_categories:
+        factor = 1.0
+        for category in categories:
+            images = sum(category in other for other in image_categories) / len(image_categories)
+            objects = every.count(category) / len(every)
+            factor = max(factor, math.sqrt(threshold / math.sqrt(images * objects)))
         factors.append(factor)
     return factors
 

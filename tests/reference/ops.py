@@ -16,6 +16,13 @@ def iou(a, b):
     return intersection / max(area(a) + area(b) - intersection, 1e-6)
 
 
+def giou(a, b):
+    width, height = (max(max(a[i + 2], b[i + 2]) - min(a[i], b[i]), 0) for i in range(2))
+    intersection = np.prod([max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0) for i in range(2)])
+    union = area(a) + area(b) - intersection
+    return intersection / max(union, 1e-6) - (width * height - union) / max(width * height, 1e-6)
+
+
 def pairwise_iou(a, b):
     return np.array([[iou(x, y) for y in b] for x in a], np.float32).reshape(len(a), len(b))
 

@@ -24,7 +24,7 @@ def test_a_sweep_gives_what_each_value_alone_does():
     definition = ModelDefinition(config)
     # Untrained scores hardly differ: larger weights make some boxes sure and others not.
     definition.initial[0]["box_head"]["classifier"]["kernel"] *= 30
-    state = create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
+    state = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.0), mesh)
     batch = to_devices(random_batch(0), mesh)
     swept = jax.device_get(make_sweep_step(definition, mesh, weighted, POWERS)(state, batch))
     assert swept.boxes.shape[:2] == (8, len(POWERS))

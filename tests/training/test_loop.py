@@ -12,7 +12,7 @@ import pytest
 from rog_jax.data import DataError
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
-from rog_jax.training.checkpoint import CheckpointError
+from rog_jax.training.checkpoint import CheckpointError, flattened
 from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
 from rog_jax.training.loop import train
 from tests.tiny import tiny_config
@@ -91,6 +91,31 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, mo
         assert [lines[0][name], lines[2][name]] == [again[0][name], again[2][name]]
 
 
+def test_a_second_stage_starts_from_a_run_and_trains_its_parts(config, finished, tmp_path):
+    """LOCE: a feature memory filled beforehand, heads trained, everything else as the first stage left it."""
+    workdir, whole = finished
+    second = config.copy_and_resolve_references()
+    second.init_from = str(workdir)
+    second.loss.classification, second.loss.ranking = "loce", "none"
+    second.loss.memory.update({"slots": 40, "objects": 2})
+    second.train.steps = 2
+    state = jax.device_get(train(second, tmp_path))
+    after, before = (flattened([tree.trainable, tree.fixed]) for tree in (state, whole))
+    before = {path.partition("/")[2]: array for path, array in before.items()}
+    changed = {
+        path.partition("/")[2] for path, array in after.items() if (array != before[path.partition("/")[2]]).any()
+    }
+    assert {path.split("/")[0] for path in changed} == {"rpn", "box_head", "mask_head"}
+    assert not any("fc1" in path or "fc2" in path for path in changed)
+    assert set(flattened(state.fixed)) > {"backbone/stem/conv/kernel", "fpn/outputs/0/conv/kernel"}
+    # 40 images with 2 objects each before the first step, 16 boxes around each, and 2 steps of 8 images.
+    stored = state.features.filled
+    assert stored.shape == (jax.device_count(), 6)
+    assert stored.max() <= 40
+    assert stored.sum() >= 40 * 6
+    assert (state.loss[:-1] != np.float32(0.01)).any()
+
+
 def test_log_and_config_are_written(finished):
     workdir, _ = finished
     lines = read_log(workdir)
@@ -132,7 +157,10 @@ def test_evaluation_writes_everything(config, finished):
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "per_category"} <= metrics["segm"].keys()
     for name in ("results_bbox.json", "results_segm.json", "metrics.json", "per_class.csv"):
         assert (folder / name).stat().st_size > 0
-    assert len(list((folder / "pictures").iterdir())) == config.test.pictures
+    assert len(list((folder / "pictures").iterdir())) >= config.test.pictures
+    report = (folder / "report.html").read_text()
+    assert "Norms of the classifier" in report
+    assert "Most objects lost" in report
     records = json.loads((folder / "results_bbox.json").read_text())
     assert records
     per_image = np.unique([record["image_id"] for record in records], return_counts=True)[1]

@@ -4,12 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from tests.tiny import tiny_config
 
 
 def test_learning_rate_warms_up_steps_down_and_scales_with_the_batch():
-    optim = tiny_config().optim
+    optim = with_recipe(tiny_config()).optim
     optim.update({"lr": 0.02, "lr_batch_size": 16, "warmup_steps": 10, "warmup_ratio": 0.1, "decay": 0.1})
     rate = learning_rate(optim, 32, [20, 30])
     values = [float(rate(jnp.asarray(step))) for step in range(40)]
@@ -22,7 +23,7 @@ def test_learning_rate_warms_up_steps_down_and_scales_with_the_batch():
 
 def test_sgd_is_pytorchs():
     """Clip, then decay, then momentum, then the rate: PyTorch's order after `clip_grad_norm_`."""
-    optim = tiny_config().optim
+    optim = with_recipe(tiny_config()).optim
     optim.update({"clip_norm": 1.0, "weight_decay": 0.01, "momentum": 0.9})
     optimizer = create_optimizer(optim, lambda step: 0.1)
     weight = np.array([1.0, -2.0])

@@ -5,13 +5,18 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from rog_jax.losses import accumulate_counts
+from rog_jax.data import ClassStatistics
+from rog_jax.losses import accumulate_counts, gap_loss
 from rog_jax.training.config import check_config
+from rog_jax.training.losses import ROI_KEY, LossMemory, compute_losses
 from rog_jax.training.optimizer import create_optimizer, learning_rate
-from rog_jax.training.state import ModelDefinition, create_state, data_mesh
+from rog_jax.training.state import AXIS, ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_train_step, to_devices
 from tests.tiny import NUM_CLASSES, random_batch, tiny_config
+
+STATISTICS = ClassStatistics((1, 2, 3, 5, 8), (1, 4, 6, 9, 12), 20)
 
 
 @functools.cache
@@ -19,12 +24,18 @@ def build(devices: int, **gap):
     """The step of the tiny detector on some of the simulated devices, with its initial state's maker."""
     config = tiny_config()
     config.loss.gap.update({"weight": 1.0, **gap})
+    return build_from(config, devices)
+
+
+def build_from(config, devices: int):
+    """The step of a config, the maker of its initial state, and the mesh."""
     mesh = data_mesh(jax.devices()[:devices])
+    definition = ModelDefinition(config, STATISTICS)
+    config = definition.config
     check_config(config, devices)
-    definition = ModelDefinition(config)
     schedule = learning_rate(config.optim, config.train.batch_size, [100])
     optimizer = create_optimizer(config.optim, schedule)
-    step = make_train_step(definition, optimizer, schedule, mesh, np.arange(1, NUM_CLASSES + 1, dtype=np.int32))
+    step = make_train_step(definition, optimizer, schedule, mesh)
     return step, functools.partial(create_state, definition, optimizer, mesh), mesh
 
 
@@ -58,32 +69,32 @@ def test_eight_devices_equal_one(variant):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_device_scope_ranks_each_device_by_itself(monkeypatch):
+def test_device_scope_ranks_each_device_by_itself():
     """With scope `device` the GAP value is the mean of separate calls, one a device."""
-    import rog_jax.training.step as step_module
+    config = tiny_config()
+    config.loss.gap.update({"weight": 1.0, "scope": "device", "variant": "published"})
+    definition, mesh = ModelDefinition(config), data_mesh(jax.devices()[:8])
+    key = jax.random.key(0)
 
-    seen = []
-    inner = step_module.gap_loss
+    def probe(batch):
+        model = definition.merge(*definition.initial)
+        outputs = model.train_outputs(batch, jax.random.fold_in(key, ROI_KEY))
+        losses, memory = compute_losses(model, batch, LossMemory(np.zeros((1, NUM_CLASSES), np.int32), (), ()), key)
+        return outputs.logits, outputs.rois.labels, losses["gap"][None], memory.class_counts
 
-    def spy(logits, labels, counts, **kwargs):
-        value = inner(logits, labels, counts, **kwargs)
-        jax.debug.callback(lambda *arrays: seen.append([np.asarray(x) for x in arrays]), logits, labels, counts, value)
-        return value
-
-    monkeypatch.setattr(step_module, "gap_loss", spy)
-    build.cache_clear()
-    _, history = run(8, steps=1, scope="device", variant="published")
-    jax.effects_barrier()
-    build.cache_clear()
-    assert len(seen) == 8
-    counts = np.zeros(NUM_CLASSES, np.int32)
-    for _, labels, _, _ in seen:
-        counts = np.asarray(accumulate_counts(counts, labels))
-    separate = [float(inner(x, y, counts, weight=1.0, variant="published")) for x, y, _, _ in seen]
-    np.testing.assert_allclose(history[0]["gap"], np.mean(separate), rtol=1e-5)
+    rows = PartitionSpec(AXIS)
+    mapped = jax.shard_map(probe, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    logits, labels, values, counts = jax.device_get(jax.jit(mapped)(to_devices(random_batch(0), mesh)))
+    total = np.zeros(NUM_CLASSES, np.int32)
+    for of_image in labels:
+        total = np.asarray(accumulate_counts(total, of_image))
+    for counted in counts:
+        np.testing.assert_array_equal(counted, total)  # counts are global even where the ranking is not
+    separate = [
+        gap_loss(x, y, total, weight=1.0, variant="published") for x, y in zip(logits[..., :-1], labels, strict=True)
+    ]
+    np.testing.assert_allclose(values, separate, rtol=1e-5)
     assert np.std(separate) > 0
-    for _, _, ranked, _ in seen:
-        np.testing.assert_array_equal(ranked, counts)  # counts are global even where the ranking is not
 
 
 def test_counts_of_each_device_add_up():
@@ -143,12 +154,8 @@ def test_losses_fall(classification, ranking):
     config = tiny_config()
     config.loss.classification = classification
     config.loss.ranking = ranking
-    mesh = data_mesh(jax.devices()[:1])
-    definition = ModelDefinition(config)
-    schedule = learning_rate(config.optim, 8, [100])
-    optimizer = create_optimizer(config.optim, schedule)
-    step = make_train_step(definition, optimizer, schedule, mesh, np.ones(NUM_CLASSES, np.int32))
-    state = create_state(definition, optimizer, mesh)
+    step, start, mesh = build_from(config, 1)
+    state = start()
     batch = to_devices(random_batch(0), mesh)
     history = []
     for _ in range(25):

@@ -1,0 +1,162 @@
+"""What AP loss and Rank & Sort have in common: ranks of the positives, and a gradient set by hand from them.
+
+Both score each positive i from F_i, the negatives above it, and from the other positives; the loss then says what the
+gradient at each positive is, and with which weight w_i it is shared out to the negatives: sum_i w_i H(s_j - s_i) at j.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from rog_jax.losses.gap_dense import rank_densely
+from rog_jax.losses.gap_interval import rank_by_intervals
+from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives
+from rog_jax.losses.pairs import most_of_a_device
+
+METHODS = {"interval": rank_by_intervals, "dense": rank_densely}
+USUAL_POSITIVES = 512
+"""Slots for the positives of one device that serve every ordinary batch (four images of a detector)."""
+
+Spread = Callable[[Float[Array, " P"]], Float[Array, "N C"]]
+
+
+class Settings(NamedTuple):
+    """What a compiled ranking loss depends on: half width of H, method, slots of a device, mesh axis."""
+
+    delta: float | int
+    method: str
+    max_positives: int
+    axis_name: str | None
+
+
+class Verdict(NamedTuple):
+    """What a loss makes of the ranks of this device's positives.
+
+    Attributes:
+        values: scalars, this device's share of the values.
+        weights: [P], with which each positive hands gradient to the negatives above it.
+        gradient: [P], at each positive itself.
+    """
+
+    values: PyTree
+    weights: Float[Array, " P"]
+    gradient: Float[Array, " P"]
+
+
+def make_settings(
+    loss: str, num_rows: int, delta: float | int, method: str, max_positives: int | None, axis_name: str | None
+) -> Settings:
+    """Checked settings; `loss` is the name for messages.
+
+    Raises:
+        ValueError: unknown method, negative delta, no slot.
+    """
+    if method not in METHODS:
+        raise ValueError(f"{loss} knows the methods {', '.join(METHODS)}, not {method!r}")
+    if delta < 0:
+        raise ValueError(f"{loss}: delta is half the width of a step and cannot be negative: {delta}")
+    if max_positives is not None and max_positives < 1:
+        raise ValueError(f"{loss} needs at least one slot for positives: max_positives={max_positives}")
+    slots = USUAL_POSITIVES if max_positives is None else max_positives
+    return Settings(delta, method, max(1, min(slots, num_rows)), axis_name)
+
+
+def value_and_gradient(
+    settings: Settings,
+    logits: Float[Array, "N C"],
+    labels: Int[Array, " N"],
+    judge: Callable[[Positives, Float[Array, " P"]], Verdict],
+) -> tuple[PyTree, Float[Array, "N C"]]:
+    """Values of the joined batch of all devices, and this device's rows of its gradient times the number of devices.
+
+    Positives have `max_positives` slots. Where some device has more, it takes one slot a row and ranks them in groups
+    of that many, so that memory stays what it is and only time grows.
+
+    Args:
+        settings: of the loss.
+        logits: of this device's entries.
+        labels: [N] 0..C-1 where (i, y_i) is a positive, C for rows without one, -1 for rows that take part in nothing.
+        judge: gets the positives and F of this device's own, [P].
+    """
+    num_rows, num_classes = logits.shape
+
+    def rank(capacity: int) -> tuple[PyTree, Array]:
+        positives = pack_positives(logits, labels, capacity, settings.axis_name)
+        above, spread = rank_in_groups(settings, logits, labels, positives)
+        verdict = judge(positives, above)
+        at_rows = jnp.zeros(num_rows, logits.dtype).at[positives.rows].set(verdict.gradient, mode="drop")
+        at_positives = jnp.where(labels[:, None] == jnp.arange(num_classes), at_rows[:, None], 0)  # [N, C]
+        gradient = jnp.where(is_negative(labels, num_classes), spread(verdict.weights), at_positives)
+        return verdict.values, gradient
+
+    most = jnp.sum((labels >= 0) & (labels < num_classes))
+    if settings.axis_name is not None:
+        most = jax.lax.pmax(most, settings.axis_name)
+    if settings.max_positives >= num_rows:
+        values, gradient = rank(num_rows)
+    else:
+        usual = most <= settings.max_positives
+        values, gradient = jax.lax.cond(usual, lambda: rank(settings.max_positives), lambda: rank(num_rows))
+    if settings.axis_name is None:
+        return values, gradient
+    devices = jax.lax.psum(1, settings.axis_name)
+    return jax.lax.psum(values, settings.axis_name), gradient * devices
+
+
+def rank_in_groups(
+    settings: Settings, logits: Float[Array, "N C"], labels: Int[Array, " N"], positives: Positives
+) -> tuple[Float[Array, " P"], Spread]:
+    """The method's F and its spreading function, for groups of at most `max_positives` of each device at a time.
+
+    Arguments and results are those of `rank_by_intervals`, but that weights of empty slots must be 0.
+    """
+    method, size, slots = METHODS[settings.method], settings.max_positives, positives.rows.shape[0]
+    if slots <= size:
+        return method(logits, labels, positives, settings.delta)
+    groups = -(-slots // size)
+    used = -(-most_of_a_device(positives) // size)  # the same on all devices, which wait for each other in each group
+
+    def in_groups(x: Array, fill: int) -> Array:
+        split = jnp.pad(x.reshape(-1, slots), ((0, 0), (0, groups * size - slots)), constant_values=fill)
+        return split.reshape(-1, groups, size)  # [devices, groups, size]
+
+    scores, classes = in_groups(positives.scores, 0), in_groups(positives.labels, -1)
+    rows = in_groups(positives.rows, logits.shape[0])[0]
+    own = positives.own[0] // slots * size + jnp.arange(size)
+
+    def rank_group(group: Array) -> tuple[Array, Spread]:
+        members = positives._replace(
+            scores=scores[:, group].reshape(-1), labels=classes[:, group].reshape(-1), own=own, rows=rows[group]
+        )
+        return method(logits, labels, members, settings.delta)
+
+    def count(group: Array, above: Array) -> Array:
+        return above.at[group].set(rank_group(group)[0])
+
+    above = jax.lax.fori_loop(0, used, count, jnp.zeros((groups, size), logits.dtype))
+
+    def spread(weights: Float[Array, " P"]) -> Float[Array, "N C"]:
+        split = in_groups(weights, 0)[0]
+        return jax.lax.fori_loop(
+            0, used, lambda group, total: total + rank_group(group)[1](split[group]), jnp.zeros_like(logits)
+        )
+
+    return above.reshape(-1)[:slots], spread
+
+
+def number_of_positives(positives: Positives, dtype: jnp.dtype) -> Float[Array, ""]:
+    """Of all devices, at least 1."""
+    return jnp.maximum(jnp.sum(positives.valid), 1).astype(dtype)
+
+
+def gather_own(x: Float[Array, " P"], positives: Positives) -> Float[Array, " U"]:
+    """What each device knows of its own positives, for all of them."""
+    return x if positives.axis_name is None else jax.lax.all_gather(x, positives.axis_name, tiled=True)
+
+
+def ranked_dtype(logits: Array) -> jnp.dtype:
+    """float64 for float64, float32 for everything else."""
+    return jnp.dtype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)
