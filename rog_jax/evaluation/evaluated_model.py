@@ -7,7 +7,6 @@ import jax
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
-from rog_jax.models.recipe import with_recipe
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
@@ -50,9 +49,9 @@ def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, s
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
     check_categories(annotations, about["category_ids"])
-    config = with_recipe(with_settings(config, about.get("conventions") or {}, str(workdir)))
+    config = with_settings(config, about.get("conventions") or {}, str(workdir))
     config.model.num_classes = config.model.num_classes or annotations.num_classes
-    definition, state = _fresh(config, ClassStatistics.from_json(about["statistics"]))
+    config, definition, state = untrained(config, ClassStatistics.from_json(about["statistics"]))
     state = checkpoints.restore(state, step)
     checkpoints.close()
     facts = {"step": int(jax.device_get(state.step)), "training": training_facts(about)}
@@ -87,19 +86,23 @@ def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
             f"{config.init_from} has {found}, and the annotations have {num_classes} categories: train it on them "
             f"first (train.py --config.init_from){remedy}"
         )
-    config = with_recipe(with_settings(config, initial.settings, config.init_from, everything=True))
-    definition, state = _fresh(config, None, initial)
+    config = with_settings(config, initial.settings, config.init_from, everything=True)
+    config, definition, state = untrained(config, None, initial)
     return EvaluatedModel(config, definition, state, {"imported": initial.about})
 
 
-def _fresh(
+def untrained(
     config: ConfigDict, statistics: ClassStatistics | None, initial: InitialWeights | None = None
-) -> tuple[ModelDefinition, TrainState]:
+) -> tuple[ConfigDict, ModelDefinition, TrainState]:
+    """The config with all of its settings, the model that writes `written_detections`, and its untrained state."""
     mesh = data_mesh()
-    check_config(config, mesh.size)
+    limit = config.test.max_detections
     writing = config.copy_and_resolve_references()  # the limit of the figures is applied by the evaluation
-    writing.test.max_detections = max(config.test.max_detections, config.test.written_detections)
+    writing.test.max_detections = max(limit, config.test.written_detections)
     definition = ModelDefinition(writing, statistics)
+    config = definition.config.copy_and_resolve_references()
+    config.test.max_detections = limit
+    check_config(config, mesh.size)
     if initial is not None:
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
-    return definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
+    return config, definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)

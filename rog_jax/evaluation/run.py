@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations
@@ -66,7 +67,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     model = evaluated_model(config, workdir, annotations, step)
     mesh = data_mesh()
     gamma = model.config.test.norcal.gamma
-    counts = training_counts(config.data, truth if isinstance(truth, Truth) else None).images if gamma else None
+    counts = image_counts(model, config, truth) if gamma else None
     predict = make_predict_step(
         model.definition, mesh, score_function(model.definition.loss, counts, model.config.test.norcal)
     )
@@ -91,6 +92,13 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     if diagnosis:
         print(write_report([workdir], folder / "report.html"))
     return metrics
+
+
+def image_counts(model: EvaluatedModel, config: ConfigDict, truth: Truth | Annotations) -> Int[np.ndarray, " C"]:
+    """Training images of each category: the run's own, or for an imported model those of the config's data."""
+    if model.definition.statistics is not None:
+        return np.asarray(model.definition.statistics.image_counts, np.int64)
+    return training_counts(config.data, truth if isinstance(truth, Truth) else None).images
 
 
 def classifier_norms(model: EvaluatedModel, annotations: Annotations) -> dict[int, float]:

@@ -22,13 +22,13 @@ from rog_jax.evaluation.run import (
     evaluation_facts,
     evaluation_truth,
     host_options,
+    image_counts,
     protocol_of,
     results_by_kind,
     validation_batches,
     validation_set,
 )
 from rog_jax.evaluation.summary import SCHEMA, write_json
-from rog_jax.evaluation.training_counts import training_counts
 from rog_jax.evaluation.truth import Truth
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, make_sweep_step, to_devices
@@ -88,7 +88,7 @@ def _results_by_gamma(
     folders = [folder / f"gamma_{gamma:g}" for gamma in gammas]
     batches, options = validation_batches(config, annotations), host_options(config)
     if any(gammas):
-        counts = training_counts(config.data, truth).images
+        counts = image_counts(model, config, truth)
         scores = gamma_scores(model.definition.loss, counts, config.test.norcal)
         predict = make_sweep_step(model.definition, mesh, scores, np.array(gammas, np.float32))
         run, where = run_sweep_inference, folders

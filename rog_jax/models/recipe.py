@@ -64,13 +64,16 @@ def with_recipe(config: ConfigDict) -> ConfigDict:
         section, name = path.split(".")
         if config[section][name] in (None, "auto"):
             config[section][name] = value
+    if not config.model.masks:
+        config.model.trained_parts = tuple(part for part in config.model.trained_parts if part != "mask_head")
     if loss == "federated" and config.loss.federated.negatives == "verified":
         config.data.negatives = True  # the loss asks each batch for them
     if config.optim.milestones is None:
-        config.optim.milestones = MILESTONES.get((loss, config.train.epochs), usual_milestones(config.train.epochs))
+        length = config.train.steps if config.optim.milestone_unit == "steps" else config.train.epochs
+        config.optim.milestones = MILESTONES.get((loss, length), usual_milestones(length))
     return config
 
 
-def usual_milestones(epochs: int) -> tuple[int, ...]:
-    """After 8 and 11 of 12 epochs, 16 and 22 of 24 (the published 1x and 2x); other lengths in proportion."""
-    return tuple(sorted({round(epochs * share) for share in (8 / 12, 11 / 12)} - {0, epochs}))
+def usual_milestones(length: int) -> tuple[int, ...]:
+    """After 8 and 11 of 12 epochs, 16 and 22 of 24 (the published 1x and 2x); other lengths, or steps, in proportion."""
+    return tuple(sorted({round(length * share) for share in (8 / 12, 11 / 12)} - {0, length}))

@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 
 from configs import common
 from rog_jax.models.box_head import detect
+from rog_jax.models.recipe import with_recipe
 
 PROPOSALS, CLASSES, OBJECTS, SIDE = 1000, 1203, 30, 800
 KINDS = {"long tail": (-9.0, 1.5), "after ranking": (-4.0, 1.0)}
@@ -52,7 +53,7 @@ def guaranteed_candidates(max_detections: int, proposals: int, num_classes: int)
 
 def benchmark_detect(repeats: int) -> dict[str, Any]:
     """Milliseconds an image with the recipes' number of candidates and with the guaranteed one, by kind of scores."""
-    test = common.get_config().test
+    test = with_recipe(common.get_config()).test
     counts = {"default": test.pre_nms, "guaranteed": guaranteed_candidates(test.max_detections, PROPOSALS, CLASSES)}
     size = jnp.full((1, 2), float(SIDE))
     valid = jnp.ones((1, PROPOSALS), bool)

@@ -18,7 +18,7 @@ from rog_jax.training.memory import MemoryOutputs, draw_rows, memory_box_loss, r
 from rog_jax.training.ranking import rank_sort_losses, ranking_losses
 from rog_jax.training.state import AXIS
 
-RPN_KEY, ROI_KEY, CLASSIFICATION_KEY, MEMORY_KEY = 0, 1, 2, 3
+RPN_KEY, ROI_KEY, CLASSIFICATION_KEY, MEMORY_KEY, FILL_KEY = 0, 1, 2, 3, 4
 
 
 class LossMemory(NamedTuple):

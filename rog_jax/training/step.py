@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.models.detector import Detector, ScoreFunction
-from rog_jax.training.losses import MEMORY_KEY, LossMemory, compute_losses
+from rog_jax.training.losses import FILL_KEY, LossMemory, compute_losses
 from rog_jax.training.memory import remember
 from rog_jax.training.optimizer import Schedule
 from rog_jax.training.state import AXIS, ModelDefinition, TrainState, state_specs
@@ -70,6 +70,8 @@ def make_train_step(
             features=alone(memory_after.features),
         )
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
+        # A choice between two feature memories would hold both; what a bad step stored is never saved.
+        after = after._replace(features=done.features)
         seen = (memory_after.class_counts - memory.class_counts).sum()
         if config.loss.gap.counts_scope == "device":
             seen = jax.lax.psum(seen, AXIS)
@@ -109,7 +111,7 @@ def make_fill_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainSt
         features = model.features(batch.image, batch.image_size)
         memory = jax.tree.map(lambda x: x[0], state.features)
         key = jax.random.fold_in(jax.random.key(seed), number)
-        memory = remember(model, features, batch, memory, jax.random.fold_in(key, MEMORY_KEY))
+        memory = remember(model, features, batch, memory, jax.random.fold_in(key, FILL_KEY))
         return state._replace(features=jax.tree.map(lambda x: x[None], memory))
 
     specs = state_specs(definition)

@@ -5,12 +5,10 @@ import json
 import pytest
 
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
-from rog_jax.evaluation import run, sweep
+from rog_jax.evaluation import evaluated_model, run, sweep
 from rog_jax.evaluation.evaluated_model import EvaluatedModel
 from rog_jax.evaluation.results_file import keep_best, read_results
 from rog_jax.evaluation.truth import load_truth
-from rog_jax.training.optimizer import create_optimizer
-from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from tests.tiny import tiny_config
 
 SETTINGS = SyntheticSettings(
@@ -32,11 +30,10 @@ def config(tmp_path_factory):
 @pytest.fixture
 def untrained(monkeypatch):
     def model(config, workdir, annotations, step=None) -> EvaluatedModel:
-        definition = ModelDefinition(config)
+        config, definition, state = evaluated_model.untrained(config, None)
         # Untrained scores hardly differ: larger weights make some boxes sure and others not.
-        definition.initial[0]["box_head"]["classifier"]["kernel"] *= 30
-        state = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.0), data_mesh())
-        return EvaluatedModel(definition.config, definition, state, {"step": 0})
+        state.trainable["box_head"]["classifier"]["kernel"] *= 30
+        return EvaluatedModel(config, definition, state, {"step": 0})
 
     monkeypatch.setattr(run, "evaluated_model", model)
     monkeypatch.setattr(sweep, "evaluated_model", model)
@@ -46,20 +43,22 @@ def test_one_pass_serves_every_k_and_gamma(config, untrained, tmp_path, capsys):
     rows = sweep.sweep_run(config, tmp_path, caps=(2, 7), gammas=(0.0, 2.0))
     table = capsys.readouterr().out
     single = config.copy_and_resolve_references()
-    single.test.max_detections = 2
+    single.test.max_detections, single.test.written_detections = 2, 7
     single.test.norcal.gamma = 2.0
-    run.evaluate_run(single, tmp_path)
+    metrics = run.evaluate_run(single, tmp_path)
     truth = load_truth(config.data.val_json)
     for kind in ("bbox", "segm"):
         files = [
             tmp_path / "eval" / folder / f"results_{kind}.json" for folder in ("sweep/gamma_2", "", "sweep/gamma_0")
         ]
         swept, alone, plain = (read_results(f, kind, truth.image_sizes, truth.category_ids.tolist()) for f in files)
-        kept = keep_best(swept, 2)
-        assert kept.image_ids.tolist() == alone.image_ids.tolist()
-        assert kept.category_ids.tolist() == alone.category_ids.tolist()
-        assert kept.boxes == pytest.approx(alone.boxes, abs=1e-2)
-        assert kept.scores == pytest.approx(alone.scores, rel=1e-5)
+        assert len(alone.scores) > len(keep_best(alone, 2).scores)
+        assert swept.image_ids.tolist() == alone.image_ids.tolist()
+        assert swept.category_ids.tolist() == alone.category_ids.tolist()
+        assert swept.boxes == pytest.approx(alone.boxes, abs=1e-2)
+        assert swept.scores == pytest.approx(alone.scores, rel=1e-5)
+        of_row = next(r for r in rows if (r["kind"], r["gamma"], r["max_detections"]) == (kind, 2.0, 2))
+        assert metrics[kind]["AP"] == pytest.approx(of_row["AP"], abs=1e-6)
         assert plain.category_ids.tolist() != swept.category_ids.tolist()  # gamma does something
     assert [(row["kind"], row["gamma"], row["max_detections"]) for row in rows] == [
         (kind, gamma, cap) for kind in ("bbox", "segm") for gamma in (0.0, 2.0) for cap in (7, 2)

@@ -157,7 +157,10 @@ def test_evaluation_writes_everything(config, finished):
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "per_category"} <= metrics["segm"].keys()
     for name in ("results_bbox.json", "results_segm.json", "metrics.json", "per_class.csv"):
         assert (folder / name).stat().st_size > 0
-    assert len(list((folder / "pictures").iterdir())) == config.test.pictures
+    assert len(list((folder / "pictures").iterdir())) >= config.test.pictures
+    report = (folder / "report.html").read_text()
+    assert "Norms of the classifier" in report
+    assert "Most objects lost" in report
     records = json.loads((folder / "results_bbox.json").read_text())
     assert records
     per_image = np.unique([record["image_id"] for record in records], return_counts=True)[1]
