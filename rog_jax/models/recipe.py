@@ -75,5 +75,5 @@ def with_recipe(config: ConfigDict) -> ConfigDict:
 
 
 def usual_milestones(length: int) -> tuple[int, ...]:
-    """After 8 and 11 of 12 epochs, 16 and 22 of 24 (the published 1x and 2x); other lengths, or steps, in proportion."""
+    """After 8 and 11 of 12 epochs, 16 and 22 of 24 (the published 1x and 2x); other lengths in proportion."""
     return tuple(sorted({round(length * share) for share in (8 / 12, 11 / 12)} - {0, length}))
