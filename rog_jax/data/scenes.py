@@ -1,5 +1,6 @@
 """Scenes composed of cut-out objects on a background, with the exact mask of what stays visible of each."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -83,11 +84,33 @@ def compose(
     """Draws objects of `categories`, later ones in front of earlier ones, on a background.
 
     No object is left out: one that would be hidden too much, or hide another too much, is drawn and placed anew,
-    smaller as the attempts go on.
+    smaller as the attempts go on. Where that does not do, the scene is begun anew.
 
     Raises:
         RuntimeError: no room for all objects was found.
     """
+    for _ in range(_SCENES - 1):
+        with contextlib.suppress(_NoRoom):
+            return _compose(categories, objects, backgrounds, settings, conditions, rng)
+    return _compose(categories, objects, backgrounds, settings, conditions, rng)
+
+
+class _NoRoom(RuntimeError):
+    pass
+
+
+_SCENES = 20
+"""Scenes begun before a set is given up. Of a hundred thousand images some are unlucky with thin, large objects."""
+
+
+def _compose(
+    categories: Sequence[int],
+    objects: ObjectSource,
+    backgrounds: BackgroundSource,
+    settings: SceneSettings,
+    conditions: Conditions,
+    rng: Generator,
+) -> Scene:
     owner = np.full((settings.height, settings.width), -1, np.int16)  # which object each pixel shows
     image = backgrounds.render(settings.height, settings.width, rng)
     placed: list[_Placed] = []
@@ -120,7 +143,7 @@ def _place(
             after = _cover(owner, sprite, len(placed))
             if _all_visible(after, [*placed, sprite], settings):
                 return sprite, after
-    raise RuntimeError(
+    raise _NoRoom(
         f"no room for an object of category {objects.names[category]!r} beside {len(placed)} others in "
         f"{settings.width}x{settings.height} pixels: ask for larger images, smaller objects or fewer of them."
     )

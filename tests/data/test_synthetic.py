@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rog_jax.data import load_lvis
+from rog_jax.data import load_lvis, scenes
 from rog_jax.data.annotations import frequency_group
 from rog_jax.data.procedural import MAX_CATEGORIES, category_looks
 from rog_jax.data.scenes import SHIFTED, USUAL, SceneSettings, compose, mask_to_polygons
@@ -180,6 +180,23 @@ def test_no_room_is_an_error():
     settings = SceneSettings(16, 16, (12, 14), 0.0, 0.5, 100)
     with pytest.raises(RuntimeError, match="larger images, smaller objects or fewer"):
         compose(range(8), _Squares(), _Blue(), settings, USUAL, np.random.default_rng(0))
+
+
+def test_an_unlucky_scene_is_begun_anew(monkeypatch):
+    original, calls = scenes._place, []
+
+    def unlucky(category, *rest):
+        calls.append(category)
+        if len(calls) == 2:
+            raise scenes._NoRoom("no room")
+        return original(category, *rest)
+
+    monkeypatch.setattr(scenes, "_place", unlucky)
+    settings = SceneSettings(96, 96, (12, 24), 0.0, 0.25, 40)
+    scene = compose(range(3), _Squares(), _Blue(), settings, USUAL, np.random.default_rng(0))
+    assert calls == [0, 1, 0, 1, 2]
+    assert len(scene.masks) == 3
+    assert all(mask.sum() >= 40 for mask in scene.masks)
 
 
 @pytest.mark.parametrize("num_categories", [1, 2, 7, 24, 300, MAX_CATEGORIES])
