@@ -138,7 +138,7 @@ class _BlockParser:
             return Results(images, categories, scores, boxes, boxes[:, 2] * boxes[:, 3], None)
         sizes, counts = (geometry.field(name) for name in ("size", "counts"))
         _require(not counts.null_count)
-        masks = RunLengths(pa.chunked_array([counts]), _fixed_size_lists(sizes, 2))
+        masks = RunLengths(counts, _fixed_size_lists(sizes, 2))
         _require((masks.sizes == self.sizes[places]).all())
         try:
             return Results(images, categories, scores, *_boxes_and_areas(masks), masks)

@@ -15,21 +15,20 @@ class RunLengths(NamedTuple):
         sizes: int64 [M, 2], (height, width) of each mask's image in pixels.
     """
 
-    counts: pa.ChunkedArray
+    counts: pa.LargeStringArray
     sizes: np.ndarray
 
     @classmethod
     def from_codes(cls, codes: Sequence[dict[str, Any]]) -> "RunLengths":
         """From records {"size": [height, width], "counts": text}."""
-        counts = pa.chunked_array([pa.array([code["counts"] for code in codes], pa.large_string())])
+        counts = pa.array([code["counts"] for code in codes], pa.large_string())
         return cls(counts, np.array([code["size"] for code in codes], np.int64).reshape(-1, 2))
 
     @classmethod
     def concatenate(cls, parts: Sequence["RunLengths"]) -> "RunLengths":
         """The masks of all parts, one part after the other."""
-        chunks = [chunk for part in parts for chunk in part.counts.chunks]
-        sizes = np.concatenate([part.sizes for part in parts])
-        return cls(pa.chunked_array(chunks, pa.large_string()), sizes)
+        # One array, no chunks: taking a few places from chunks copies all of them.
+        return cls(pa.concat_arrays([part.counts for part in parts]), np.concatenate([part.sizes for part in parts]))
 
     def take(self, rows: np.ndarray) -> "RunLengths":
         """The masks at places `rows`, in that order."""
