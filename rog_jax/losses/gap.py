@@ -154,7 +154,7 @@ def _value_and_gradient(
         positives = pack_positives(logits, labels, capacity, settings.axis_name)
 
         def by(method: str) -> Callable[..., tuple[Array, Array]]:
-            return partial(_rank, settings._replace(method=method), positives=positives)
+            return partial(rank_packed, settings._replace(method=method), positives=positives)
 
         arrays = (logits, labels, omega, weight)
         if settings.method != "auto":
@@ -170,10 +170,10 @@ def _value_and_gradient(
     return jax.lax.cond(most <= settings.max_positives, lambda: rank(settings.max_positives), lambda: rank(num_rows))
 
 
-def _rank(
+def rank_packed(
     settings: Settings, logits: Array, labels: Array, omega: Array, weight: Array, positives: Positives
 ) -> tuple[Float[Array, ""], Float[Array, "N C"]]:
-    """Value and gradient for the packed positives."""
+    """Value and gradient of `gap_loss` for packed positives, by a method that is not "auto"; omega is [C]."""
     num_rows, num_classes = logits.shape
     above, spread = RANKINGS[settings.method](logits, labels, positives, settings.delta)
     same, other = _compare_positives(positives, settings.delta)

@@ -10,11 +10,12 @@ from rog_jax.losses.exact_sums import Limbs, add_words, sum_over_devices_exactly
 FRACTION_BITS = {"float32": 27, "float64": 58}
 """Digits of an offset behind the point: those of the float, and a few for offsets below 1/2."""
 
-LANE_BITS = 12
-"""Logarithm of the entries that share one table of sums: few enough for a word to hold a count and a digit."""
+SHORT_LANE, LONG_LANE = 12, 18
+"""Logarithms of the numbers of entries that share one table of sums. A word holds the count of a short lane beside a
+digit, so that two words do for float32; a long lane takes three, but its table is made and summed less often."""
 
-MAX_TABLE = 1 << 21
-"""Words of the tables of all lanes; with more intervals, lanes are longer and hold one word more."""
+FEW_INTERVALS = 1 << 11
+"""Intervals up to which the tables of short lanes are small beside their entries."""
 
 
 class Sums(NamedTuple):
@@ -38,10 +39,8 @@ def add_entries(sums: Sums, interval: Int[Array, " T"], offset: Float[Array, " T
     first word counts the entries in its high bits. A lane is so short that no digit's sum reaches the next one.
     """
     size, words = len(sums.counts[0]), sums.counts[0].dtype
-    lane_bits = LANE_BITS
-    while size * _lanes(len(interval), lane_bits) > MAX_TABLE and _lanes(len(interval), lane_bits) > 1:
-        lane_bits += 1
-    lanes = _lanes(len(interval), lane_bits)
+    lane_bits = SHORT_LANE if size <= FEW_INTERVALS else LONG_LANE
+    lanes = -(-len(interval) // 2**lane_bits)
     slot = interval + (jnp.arange(len(interval)) >> lane_bits) * size
     fraction = to_fraction(offset)
 
@@ -75,10 +74,6 @@ def to_fraction(offset: Float[Array, "..."]) -> UInt[Array, "..."]:
     below_one = 1 - jnp.finfo(offset.dtype).epsneg
     scaled = jnp.minimum(offset, below_one) * 2.0 ** FRACTION_BITS[offset.dtype.name]
     return scaled.astype(jnp.int64 if words == jnp.uint64 else jnp.int32).astype(words)
-
-
-def _lanes(entries: int, lane_bits: int) -> int:
-    return -(-entries // 2**lane_bits)
 
 
 def _digits(lane_bits: int, fraction_bits: int, words: jnp.dtype) -> list[tuple[int, int]]:

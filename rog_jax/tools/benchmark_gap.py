@@ -3,10 +3,12 @@
     python -m rog_jax.tools.benchmark_gap [--rows 2048] [--classes 1203] [--positives 256] [--rounds 15] [--dense]
     python -m rog_jax.tools.benchmark_gap --published [--rows 8192 --positives 1024 --rounds 1]     # needs .[bench]
     python -m rog_jax.tools.benchmark_gap --aot v5e:2x2                                       # needs .[tpu-compile]
+    python -m rog_jax.tools.benchmark_gap --devices 256
 
 The methods take turns within a round, so that a busy machine slows all of them alike; medians over rounds are given.
-`--published` adds the loop of the authors' program, written in PyTorch. `--aot` runs nothing: it compiles for a TPU
-that need not be there, with twice as many slots as positives, and reports the compiler's figures.
+`--published` adds the loop of the authors' program, written in PyTorch. The last two run nothing: they compile for a
+TPU that need not be there, or for the joined batches of simulated devices, and report the compiler's figures. A device
+has twice as many slots as positives there: the default of the loss, a quarter of the rows, for the default sizes.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rog_jax.losses import gap_loss
-from rog_jax.tools.benchmark_gap_aot import TopologyError, compile_ahead
+from rog_jax.tools.benchmark_gap_aot import TopologyError, compile_ahead, compile_global, simulate_devices
 
 SCENES = {"start of training": (0.0, 0.01), "late training": (-4.0, 3.0)}
 """Mean and standard deviation of the logits."""
@@ -122,15 +124,20 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="also time the pairwise method")
     parser.add_argument("--published", action="store_true", help="also time the authors' loop, in PyTorch")
     parser.add_argument("--aot", metavar="TOPOLOGY", help="only compile, for one device of a TPU such as v5e:2x2")
+    parser.add_argument("--devices", type=int, help="only compile, over the joined batches of simulated devices")
     arguments = vars(parser.parse_args())
-    topology = arguments.pop("aot")
+    topology, devices = arguments.pop("aot"), arguments.pop("devices")
+    sizes = (arguments["rows"], arguments["classes"], 2 * arguments["positives"])
     if arguments["published"] and importlib.util.find_spec("torch") is None:
         sys.exit("benchmark_gap: --published needs PyTorch: pip install -e '.[bench]'")
     try:
-        if topology is None:
-            figures = benchmark_gap(**arguments)
+        if topology is not None:
+            figures = compile_ahead(topology, *sizes)
+        elif devices is not None:
+            simulate_devices(devices)
+            figures = compile_global(devices, *sizes)
         else:
-            figures = compile_ahead(topology, arguments["rows"], arguments["classes"], 2 * arguments["positives"])
+            figures = benchmark_gap(**arguments)
     except TopologyError as error:
         sys.exit(f"benchmark_gap: {error}")
     print(json.dumps(figures, indent=2))

@@ -1,15 +1,17 @@
-"""What a TPU compiler says of GAP's methods, ahead of time and without a TPU: part of `benchmark_gap`."""
+"""What compilers say of GAP ahead of time, for machines that are not there: part of `benchmark_gap`."""
 
 import importlib.util
 import os
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
+from jax.sharding import Mesh, PartitionSpec
 
 from rog_jax.losses import gap_loss
-from rog_jax.losses.gap import RANKINGS
+from rog_jax.losses.gap import RANKINGS, Settings, rank_packed
 from rog_jax.losses.gap_positives import pack_positives
 
 WITHOUT_TPU = {
@@ -36,9 +38,9 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
         delta: half width of the step, in logits.
 
     Returns:
-        For each method: flops, bytes accessed and seconds by the compiler's own model of one ranking and one spreading
-        of weights, where the bodies of loops count once; and the temporary memory of the whole loss with its gradient,
-        in sizes of the logits.
+        For each method: flops and bytes accessed of one ranking and one spreading of weights by the compiler's own
+        model, where the body of a loop counts once; and the memory of the whole loss with its gradient beyond its
+        arguments, in sizes of the logits.
 
     Raises:
         TopologyError: where libtpu is not installed or does not know the topology.
@@ -61,7 +63,6 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
         return {
             "flops": cost["flops"],
             "bytes": cost["bytes accessed"],
-            "seconds_of_the_model": cost["optimal_seconds"],
             "memory": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / (4 * rows * classes), 2),
         }
 
@@ -78,3 +79,56 @@ def topology_devices(topology: str) -> list:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # of many types, by version
         raise TopologyError(f"libtpu knows no topology {topology!r}, such as v5e:2x2: {error}") from error
+
+
+def simulate_devices(devices: int) -> None:
+    """Makes this processor pass for several devices; before anything else has used a device."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+
+
+def compile_global(devices: int, rows: int, classes: int, slots: int) -> dict[str, dict]:
+    """Compiles GAP over the joined batches of simulated devices, by intervals.
+
+    Args:
+        devices: of the mesh; as many must be there, see `simulate_devices`.
+        rows: proposals N of each device.
+        classes: foreground classes C.
+        slots: static slots for positives of each device.
+
+    Returns:
+        For the usual path, and for that of a batch with more positives than slots, which takes a slot a row: temporary
+        memory of a device in MB and in sizes of its logits, and the 32-bit words that its collectives yield, in all and
+        for each slot of the union of the devices' positives.
+    """
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    spread, whole = PartitionSpec("data"), PartitionSpec()
+    shapes = [((devices * rows, classes), jnp.float32), ((devices * rows,), jnp.int32), ((classes,), jnp.int32)]
+
+    def figures(slots: int) -> dict[str, float]:
+        settings = Settings(0.5, "paper", True, "interval", slots, "data")
+
+        def step(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+            positives = pack_positives(logits, labels, slots, "data")
+            value, gradient = rank_packed(settings, logits, labels, counts, jnp.float32(1), positives)
+            return value[None], gradient
+
+        run = jax.shard_map(
+            step, mesh=mesh, in_specs=(spread, spread, whole), out_specs=(spread, spread), check_vma=False
+        )
+        compiled = jax.jit(run).lower(*[jax.ShapeDtypeStruct(*shape) for shape in shapes]).compile()
+        memory, words = compiled.memory_analysis().temp_size_in_bytes, sum(exchanged_words(compiled.as_text()))
+        return {
+            "megabytes": round(memory / 1e6, 1),
+            "memory": round(memory / (4 * rows * classes), 2),
+            "words": words,
+            "words_per_slot": round(words / (devices * slots), 1),
+        }
+
+    return {"usual": figures(slots), "overflow": figures(rows)}
+
+
+def exchanged_words(program: str) -> list[int]:
+    """Elements of the result of each collective in the text of a compiled program."""
+    results = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\(", program)
+    sizes = [re.findall(r"\w+\[([\d,]*)\]", result) for result in results]
+    return [sum(int(np.prod([int(n) for n in size.split(",") if n])) for size in shapes) for shapes in sizes]

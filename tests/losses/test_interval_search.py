@@ -56,9 +56,10 @@ def test_fuller_cells_than_are_compared_are_found_by_bisection():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("largest_table", [1 << 21, 64, 1])  # short lanes of two words, longer ones of three, one lane
-def test_tally_counts_and_sums_exactly(dtype, largest_table, monkeypatch):
-    monkeypatch.setattr(interval_tally, "MAX_TABLE", largest_table)
+@pytest.mark.parametrize(("few", "long"), [(9, 18), (8, 18), (8, 14)])  # short lanes, one long lane, two of them
+def test_tally_counts_and_sums_exactly(dtype, few, long, monkeypatch):
+    monkeypatch.setattr(interval_tally, "FEW_INTERVALS", few)
+    monkeypatch.setattr(interval_tally, "LONG_LANE", long)
     generator = np.random.default_rng(1)
     interval = generator.integers(0, 9, 20_000).astype(np.int32)
     interval[:9000] = 3  # more than a lane holds
