@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from rog_jax.ops.manual_axes import vary_like
+
 MAX_PAIRS = 1 << 19
 """Entries of the largest pairwise table held at once (2 MB in float32)."""
 
@@ -42,6 +44,9 @@ def scan_blocks(
         jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1), constant_values=value).reshape(blocks, size, *x.shape[1:])
         for x, value in zip(arrays, fill, strict=True)
     )
+    # Bodies close over arrays of their own, so only a carry that came out of one tells over which axes it varies.
+    after_one, _ = body(init, *(x[0] for x in split))
+    init = vary_like(init, (after_one, split))
     carry, outputs = jax.lax.scan(lambda carry, block: body(carry, *block), init, split)
     return carry, jax.tree.map(lambda y: y.reshape(blocks * size, *y.shape[2:])[:length], outputs)
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Shaped
 
 from rog_jax.losses.blocks import MAX_PAIRS
 from rog_jax.losses.gap_positives import Positives
+from rog_jax.ops.manual_axes import vary_like
 
 TILE_WIDTH = 512
 """Ranked positives of one tile; the other side gets as many as MAX_PAIRS allows."""
@@ -49,7 +50,8 @@ def sum_over_pairs(
             return tuple(s + jnp.sum(jnp.where(valid, t, 0), axis=0) for s, t in zip(sums, tables, strict=True))
 
         tiles = jnp.where(first < filled, -(-filled // height), 0)
-        return jax.lax.fori_loop(0, tiles, add, (jnp.zeros(width, positives.scores.dtype),) * count)
+        nothing = vary_like((jnp.zeros(width, positives.scores.dtype),) * count, (column, rows))
+        return jax.lax.fori_loop(0, tiles, add, nothing)
 
     sums = jax.lax.map(one_column, (jnp.arange(columns[0].shape[0]) * width, *columns))
     return tuple(s.reshape(-1)[:slots] for s in sums)

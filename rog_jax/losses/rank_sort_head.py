@@ -75,6 +75,8 @@ def rank_sort_head_loss(
     num_rows, num_classes = logits.shape[1:]
     leading = labels[:, :slots]
     positive = (leading >= 0) & (leading < num_classes)  # [B, P]
+    # Not weighted by 0 later: whatever stands in an empty slot, even infinity, must not reach the gradient.
+    boxes, truths = (jnp.where(positive[..., None], x, 0) for x in (boxes, truths))
     ious = jnp.where(positive, paired_iou(jax.lax.stop_gradient(boxes), truths), 0)
     rank, sort = rank_sort_loss_of_rows(
         logits.reshape(-1, num_classes),
@@ -107,6 +109,7 @@ def rank_sort_mask_loss(
         classification: ranking plus sorting loss.
         axis_name: mesh axis over whose devices the batch is spread.
     """
+    logits = jnp.where((weights > 0)[..., None, None], logits, 0)
     return balance(weighted_mean(dice_loss(logits, targets), weights, axis_name), classification, axis_name)
 
 

@@ -15,6 +15,7 @@ from rog_jax.losses.gap_dense import rank_densely
 from rog_jax.losses.gap_interval import rank_by_intervals
 from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives
 from rog_jax.losses.pairs import most_of_a_device
+from rog_jax.ops.manual_axes import vary_like
 
 METHODS = {"interval": rank_by_intervals, "dense": rank_densely}
 USUAL_POSITIVES = 512
@@ -136,13 +137,13 @@ def rank_in_groups(
     def count(group: Array, above: Array) -> Array:
         return above.at[group].set(rank_group(group)[0])
 
-    above = jax.lax.fori_loop(0, used, count, jnp.zeros((groups, size), logits.dtype))
+    nothing = vary_like(jnp.zeros((groups, size), logits.dtype), logits)
+    above = jax.lax.fori_loop(0, used, count, nothing)
 
     def spread(weights: Float[Array, " P"]) -> Float[Array, "N C"]:
         split = in_groups(weights, 0)[0]
-        return jax.lax.fori_loop(
-            0, used, lambda group, total: total + rank_group(group)[1](split[group]), jnp.zeros_like(logits)
-        )
+        nothing = vary_like(jnp.zeros_like(logits), logits)
+        return jax.lax.fori_loop(0, used, lambda group, total: total + rank_group(group)[1](split[group]), nothing)
 
     return above.reshape(-1)[:slots], spread
 

@@ -26,7 +26,7 @@ def joined_batch():
     return logits, labels, generator.integers(1, 90, CLASSES)
 
 
-def on_devices(**options):
+def on_devices(check_vma=False, **options):
     mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("data",))
     rows = PartitionSpec("data")
 
@@ -35,8 +35,8 @@ def on_devices(**options):
         return value[None], gradient
 
     replicated = PartitionSpec()
-    mapped = jax.shard_map(step, mesh=mesh, in_specs=(rows, rows, replicated), out_specs=(rows, rows), check_vma=False)
-    return jax.jit(mapped)
+    specs = {"in_specs": (rows, rows, replicated), "out_specs": (rows, rows)}
+    return jax.jit(jax.shard_map(step, mesh=mesh, **specs, check_vma=check_vma))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,15 @@ def test_devices_agree_with_the_joined_batch(method, variant, exclude_foreground
     values, gradient = on_devices(method=method, max_positives=max_positives, **options)(*batch)
     assert len(set(np.asarray(values).tolist())) == 1
     np.testing.assert_allclose(values[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(gradient / DEVICES, expected[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("method", "max_positives"), [("interval", ROWS), ("interval", 3), ("dense", ROWS)])
+def test_values_and_gradients_under_the_checks_of_shard_map(method, max_positives):
+    batch = joined_batch()
+    expected = reference.gap(*batch)
+    values, gradient = on_devices(check_vma=True, method=method, max_positives=max_positives)(*batch)
+    np.testing.assert_allclose(values, np.full(DEVICES, expected[0]), rtol=1e-5)
     np.testing.assert_allclose(gradient / DEVICES, expected[1], rtol=1e-4, atol=1e-7)
 
 

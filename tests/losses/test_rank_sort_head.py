@@ -130,3 +130,17 @@ def test_scores_of_zero_leave_the_mean_finite():
     value = weighted_mean(jnp.ones(3), jnp.zeros(3))
     assert value == 0
     assert balance(value, jnp.asarray(2.0)) == 0
+
+
+def test_nothing_of_empty_slots_reaches_a_gradient():
+    arrays = batch()
+    labels = arrays[1]
+    empty = (labels[:, :SLOTS] < 0) | (labels[:, :SLOTS] == CLASSES)
+    assert empty.any()
+    for place in (2, 3, 4):  # boxes, truths, mask logits
+        arrays[place][empty] = np.nan
+    values, gradients = jax.jit(pulled)(*arrays)
+    clean_values, clean_gradients = jax.jit(pulled)(*batch())
+    np.testing.assert_allclose(values, clean_values, rtol=1e-6)
+    for gradient, clean in zip(gradients, clean_gradients, strict=True):
+        np.testing.assert_allclose(gradient, clean, rtol=1e-5, atol=1e-7)

@@ -26,7 +26,7 @@ def joined_batch():
     return generator.normal(0, 0.7, (labels.size, CLASSES)).astype(np.float32), labels, ious
 
 
-def on_devices(loss, **options):
+def on_devices(loss, check_vma=False, **options):
     mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("data",))
     rows = PartitionSpec("data")
 
@@ -35,7 +35,7 @@ def on_devices(loss, **options):
         gradient = pull(jax.tree.map(jnp.ones_like, values))[0]
         return jnp.atleast_1d(jnp.stack(values) if isinstance(values, tuple) else values)[None], gradient
 
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
+    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=check_vma))
 
 
 # With three slots the last device overflows them, and all follow it.
@@ -56,6 +56,14 @@ def test_rank_sort_of_devices_is_that_of_the_joined_batch(method, slots):
     values, gradient = on_devices(rank_sort_loss_of_rows, method=method, max_positives=slots)(logits, labels, ious)
     assert len({tuple(row) for row in values.tolist()}) == 1
     check((*values[0], gradient / DEVICES), (*expected, expected_gradient.reshape(logits.shape)), 2e-5)
+
+
+@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("dense", ROWS)])
+@pytest.mark.parametrize("loss", [ap_loss_of_rows, rank_sort_loss_of_rows])
+def test_the_checks_of_shard_map_change_nothing(loss, method, slots):
+    arrays = joined_batch()[: 2 if loss is ap_loss_of_rows else 3]
+    plain, checked = (on_devices(loss, vma, method=method, max_positives=slots)(*arrays) for vma in (False, True))
+    check(tuple(checked), tuple(plain), 1e-6)
 
 
 def test_flat_lists_of_devices_are_joined():
