@@ -109,7 +109,7 @@ def test_eight_devices_equal_one(classification, ranking):
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6, err_msg=name)
     for a, b in zip(jax.tree.leaves(state_one.loss), jax.tree.leaves(state_eight.loss), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # EQLv2's sums carry their rounding errors along
 
 
 def test_a_state_of_each_device_is_spread_and_adds_up():
