@@ -6,6 +6,9 @@ import copy
 import functools
 import gc
 import logging
+import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -278,6 +281,15 @@ def _stack(examples: list[Batch]) -> Batch:
 
 def _start_worker(worker: int, workers: int) -> None:
     cv2.setNumThreads(1)  # the workers already share the cores among them
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose run was killed: it would wait for ever, with its memory."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @atexit.register

@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +158,32 @@ def test_workers_that_keep_dying_end_the_run(annotations):
     with pytest.raises(RuntimeError, match=r"loader process died .* after 0 restarts.* config.data.workers"):
         for _ in loader:
             pass
+
+
+RUN = """
+import multiprocessing, os, signal, sys
+from rog_jax.data import load_lvis
+from tests.data.test_loader import make_loader
+if __name__ == "__main__":
+    loader = make_loader(load_lvis(*sys.argv[1:]), steps=2000, workers=1)
+    next(loader)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    path, images = write_data_set(tmp_path, make_records(18))
+    (tmp_path / "run.py").write_text(RUN)
+    command = [sys.executable, str(tmp_path / "run.py"), str(path), str(images)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)}
+    ) as run:
+        pids = [int(pid) for pid in run.stdout.readline().split()]
+        assert len(pids) == 1
+        run.stdout.read()  # ends when no process holds the pipe any more
+    assert run.returncode == -signal.SIGKILL
 
 
 def test_prefetched_batches_come_in_order_and_are_put_ahead(annotations):
