@@ -88,9 +88,7 @@ def roi_align(
     """
     if len(features) != len(strides):
         raise ValueError(f"roi_align: {len(features)} levels of features but {len(strides)} strides; give one each")
-    if method == "auto":
-        method = "einsum" if jax.default_backend() == "tpu" else "gather"
-    if method not in _METHODS:
+    if method != "auto" and method not in _METHODS:
         raise ValueError(f"roi_align: unknown method {method!r}; choose one of {', '.join(_METHODS)} or auto")
     if sampling_ratio < 0 or (sampling_ratio or max_sampling_ratio) < 1:
         raise ValueError(f"roi_align: sampling_ratio={sampling_ratio}, {max_sampling_ratio=}: there are no samples")
@@ -105,8 +103,10 @@ def roi_align(
         samples = (sampling_ratio,) if sampling_ratio else (max_sampling_ratio, True)
         return _sample_axis(corners[..., side], length, size, output_size, *samples)
 
-    rows, columns = axis(1, 1), axis(0, 2)
-    return _METHODS[method](features, levels, rows, columns)
+    samples = (levels, axis(1, 1), axis(0, 2))
+    if method == "auto":  # decided where the program is compiled, which may be for machines that are not there
+        return jax.lax.platform_dependent(tuple(features), *samples, tpu=_einsum, default=_gather)
+    return _METHODS[method](features, *samples)
 
 
 def _sample_axis(start, length, size, output_size, samples, adaptive=False) -> _Axis:

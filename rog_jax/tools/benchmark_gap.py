@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rog_jax.losses import gap_loss
-from rog_jax.tools.benchmark_gap_aot import TopologyError, compile_ahead, compile_global, simulate_devices
+from rog_jax.tools.benchmark_gap_aot import compile_ahead, compile_global, simulate_devices
+from rog_jax.tools.topology import TopologyError
 
 SCENES = {"start of training": (0.0, 0.01), "late training": (-4.0, 3.0)}
 """Mean and standard deviation of the logits."""

@@ -1,30 +1,17 @@
 """What compilers say of GAP ahead of time, for machines that are not there: part of `benchmark_gap`."""
 
-import importlib.util
 import os
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, PartitionSpec
 
 from rog_jax.losses import gap_loss
 from rog_jax.losses.gap import RANKINGS, Settings, rank_packed
 from rog_jax.losses.gap_positives import pack_positives
-
-WITHOUT_TPU = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-}
-"""Keeps libtpu from asking a cloud for the machine that it runs on; the topology compiled for is given apart."""
-
-
-class TopologyError(ValueError):
-    """The compiler for a topology is missing, or it does not know the topology."""
+from rog_jax.tools.program_cost import collectives
+from rog_jax.tools.topology import topology_devices
 
 
 def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: float = 0.5) -> dict[str, dict]:
@@ -69,18 +56,6 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
     return {method: figures(method) for method in RANKINGS}
 
 
-def topology_devices(topology: str) -> list:
-    """Descriptions of the devices of a TPU topology, for which programs can be compiled but not run."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise TopologyError(f"compiling for {topology} needs libtpu: pip install -e '.[tpu-compile]'")
-    for name, value in WITHOUT_TPU.items():
-        os.environ.setdefault(name, value)
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:  # of many types, by version
-        raise TopologyError(f"libtpu knows no topology {topology!r}, such as v5e:2x2: {error}") from error
-
-
 def simulate_devices(devices: int) -> None:
     """Makes this processor pass for several devices; before anything else has used a device."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
@@ -116,7 +91,8 @@ def compile_global(devices: int, rows: int, classes: int, slots: int) -> dict[st
             step, mesh=mesh, in_specs=(spread, spread, whole), out_specs=(spread, spread), check_vma=False
         )
         compiled = jax.jit(run).lower(*[jax.ShapeDtypeStruct(*shape) for shape in shapes]).compile()
-        memory, words = compiled.memory_analysis().temp_size_in_bytes, sum(exchanged_words(compiled.as_text()))
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        words = sum(exchange.elements for exchange in collectives(compiled.as_text()))
         return {
             "megabytes": round(memory / 1e6, 1),
             "memory": round(memory / (4 * rows * classes), 2),
@@ -125,10 +101,3 @@ def compile_global(devices: int, rows: int, classes: int, slots: int) -> dict[st
         }
 
     return {"usual": figures(slots), "overflow": figures(rows)}
-
-
-def exchanged_words(program: str) -> list[int]:
-    """Elements of the result of each collective in the text of a compiled program."""
-    results = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\(", program)
-    sizes = [re.findall(r"\w+\[([\d,]*)\]", result) for result in results]
-    return [sum(int(np.prod([int(n) for n in size.split(",") if n])) for size in shapes) for shapes in sizes]
