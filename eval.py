@@ -25,13 +25,13 @@ SWEEP = flags.DEFINE_bool("sweep", False, "Evaluate for several numbers of detec
 CAPS = flags.DEFINE_list("sweep_caps", ["50", "100", "300"], "Numbers of detections an image.")
 GAMMAS = flags.DEFINE_list("sweep_gammas", ["0"], "NorCal's gammas; 0 is the loss's own score.")
 AGAINST = flags.DEFINE_string("sweep_against", None, "Run folder, or sweep.json, that improvements are counted from.")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts that JAX finds (Slurm, GKE, TPU pod).")
+HOSTS = runtime.define_host_flags()
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
-    runtime.start(multihost=MULTIHOST.value)
+    runtime.start(HOSTS)
     from rog_jax.evaluation.run import evaluate_results, evaluate_run
     from rog_jax.evaluation.sweep import sweep_results, sweep_run
 

@@ -11,13 +11,13 @@ from rog_jax.training import runtime
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe, such as configs/lvis_r50.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints and logs.", required=True)
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts that JAX finds (Slurm, GKE, TPU pod).")
+HOSTS = runtime.define_host_flags()
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
-    runtime.start(multihost=MULTIHOST.value)
+    runtime.start(HOSTS)
     from rog_jax.training.loop import train
 
     train(CONFIG.value, WORKDIR.value)

@@ -3,17 +3,50 @@
 import logging
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+from absl import flags
+
+HEARTBEAT_SECONDS = 60
+"""Silence of a host after which JAX ends the others: it died, or its machine hangs."""
 
 
-def start(*, multihost: bool = False) -> None:
+class HostFlags(NamedTuple):
+    """Command-line flags of a program that may run on several hosts."""
+
+    multihost: flags.FlagHolder
+    coordinator_address: flags.FlagHolder
+    num_processes: flags.FlagHolder
+    process_id: flags.FlagHolder
+    heartbeat_seconds: flags.FlagHolder
+
+
+def define_host_flags() -> HostFlags:
+    """Defines the flags; once in a program, before they are parsed."""
+    return HostFlags(
+        flags.DEFINE_bool("multihost", False, "Join the other hosts that JAX finds (Slurm, GKE, TPU pod)."),
+        flags.DEFINE_string(
+            "coordinator_address", None, "HOST:PORT of the first process, where nothing tells JAX of the hosts."
+        ),
+        flags.DEFINE_integer("num_processes", None, "Processes of the run; with --coordinator_address."),
+        flags.DEFINE_integer("process_id", None, "This process, 0 for the first; with --coordinator_address."),
+        flags.DEFINE_integer(
+            "heartbeat_seconds", HEARTBEAT_SECONDS, "Silence of a host after which the others end.", lower_bound=1
+        ),
+    )
+
+
+def start(hosts: HostFlags | None = None) -> None:
     """Logging, the persistent compilation cache, and the other hosts of the run.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/rog_jax/jax`.
 
     Args:
-        multihost: wait for the other hosts, found by JAX from the environment of Slurm, GKE or a TPU pod.
+        hosts: parsed flags; waits for the other hosts if they name any, or ask for those that JAX finds.
+
+    Raises:
+        ValueError: some of the flags that name the hosts are missing.
     """
     line = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S", force=True)  # absl has put its own first
@@ -21,5 +54,17 @@ def start(*, multihost: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rog_jax" / "jax"))
-    if multihost:
-        jax.distributed.initialize()
+    if hosts is not None:
+        _join_hosts(hosts)
+
+
+def _join_hosts(hosts: HostFlags) -> None:
+    names = ("coordinator_address", "num_processes", "process_id")
+    given = {name: getattr(hosts, name).value for name in names}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(names) and not hosts.multihost.value:
+        return
+    if missing and len(missing) < len(names):
+        raise ValueError(f"several processes are named by three flags together; {' and '.join(missing)} not given")
+    # None of the three: JAX asks the environment.
+    jax.distributed.initialize(**given, heartbeat_timeout_seconds=hosts.heartbeat_seconds.value)
