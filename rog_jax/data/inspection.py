@@ -62,6 +62,7 @@ def inspect_json(path: Path, findings: Findings) -> None:
     images = _decoded(path, "images", tables.images, Image, findings)
     for table, records in (("category", categories), ("image", images)):
         _duplicates(f"{table} id used twice", (record.id for record in records), findings.error)
+    _duplicates("category name used twice", (c.name for c in categories if c.name is not None), findings.remark)
     _duplicates("file name used twice", (i.file_name or i.coco_url for i in images), findings.remark)
     for image in images:
         if not image.file_name and not image.coco_url:
@@ -92,6 +93,10 @@ def inspect_json(path: Path, findings: Findings) -> None:
             pairs.add((box.image_id, box.category_id))
         _inspect_box(box, sizes[box.image_id], findings)
         _inspect_outline(path, box, outline, sizes[box.image_id], findings)
+    for image in images:
+        for category_id in set(image.neg_category_ids or ()):
+            if (image.id, category_id) in pairs:
+                findings.remark("category annotated and in neg_category_ids", f"image {image.id}: {category_id}")
     _inspect_counts(categories, pairs, findings)
 
 
@@ -201,7 +206,9 @@ def _inspect_outline(path: Path, box: LabelledBox, outline: Outline, size: tuple
         x, y, width, height = box.bbox
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         apart = max(x - left, y - top, right - x - width, bottom - y - height)
-        if apart > _FAR_OUT:
+        if left > x + width or right < x or top > y + height or bottom < y:
+            findings.error("outline outside its box", f"annotation {box.id}: {left:.0f}, {top:.0f} and beyond")
+        elif apart > _FAR_OUT:
             findings.remark("outline leaves its box", f"annotation {box.id}: by {apart:.1f} pixels")
 
 

@@ -113,7 +113,7 @@ def read_hierarchy(path: Path, keys: Sequence[str]) -> Bool[np.ndarray, "C C"]:
         DataError: it is no json of nested LabelName and Subcategory.
     """
     try:
-        root = json.loads(path.read_text(encoding="utf-8"))
+        root = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid json: {error}.") from error
     label_of = {key: label for label, key in enumerate(keys)}

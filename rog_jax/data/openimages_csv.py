@@ -40,8 +40,7 @@ def read_boxes(
             x1, y1, x2, y2 = (float(number) for number in numbers)
         except ValueError as error:
             raise DataError(f"{path}, line {line}: the corners {numbers} are no numbers. Correct them.") from error
-        # The comparison is also false for NaN.
-        if not (-_OVERHANG <= x1 <= x2 <= 1 + _OVERHANG and -_OVERHANG <= y1 <= y2 <= 1 + _OVERHANG):
+        if not (_is_side(x1, x2) and _is_side(y1, y2)):
             raise DataError(
                 f"{path}, line {line}: the box {x1}, {y1}, {x2}, {y2} is not of shares from 0 to 1, the smaller first. "
                 "Correct it, or leave the line out."
@@ -75,7 +74,9 @@ def read_sizes(path: Path, image_names: np.ndarray) -> np.ndarray:
     for line, (image, width, height, _) in _rows(path, ("ImageID", "Width", "Height"), ()):
         if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 2**31 and 0 < int(height) < 2**31):
             raise DataError(f"{path}, line {line}: {width} x {height} is no size in pixels. Correct it.")
-        sizes[image] = (int(height), int(width))
+        size = (int(height), int(width))
+        if sizes.setdefault(image, size) != size:
+            raise DataError(f"{path}, line {line}: {image} had another size in a line before. Remove one of them.")
     missing = [name for name in image_names.tolist() if name not in sizes]
     if missing:
         raise DataError(f"{path} has no size of {len(missing)} images, the first is {missing[0]}. Add their lines.")
@@ -86,6 +87,9 @@ def _rows(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> Ite
     """Number of each line and its values of the `needed` columns and one `optional` one, "0" where there is none."""
     rows = _text_rows(path)
     header = next(rows, [])
+    twice = [name for name in needed if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has the column {', '.join(twice)} twice. Remove one.")
     missing = [name for name in needed if name not in header]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; its first line is {','.join(header)[:80]!r}.")
@@ -94,7 +98,7 @@ def _rows(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> Ite
     for line, row in enumerate(rows, start=2):
         if not row:
             continue
-        if len(row) < len(header):
+        if len(row) != len(header):
             raise DataError(f"{path}, line {line}: it has {len(row)} values for {len(header)} columns. Correct it.")
         yield line, [*(row[column] for column in columns), "0" if extra is None else row[extra]]
 
@@ -110,6 +114,12 @@ def _text_rows(path: Path) -> Iterator[list[str]]:
             except (csv.Error, UnicodeDecodeError) as error:
                 raise DataError(f"{path}, after line {rows.line_num}: it is no CSV text: {error}.") from error
             yield row
+
+
+def _is_side(low: float, high: float) -> bool:
+    """Whether a box may reach from `low` to `high`: in order, in the image but for rounding, and not beside it."""
+    # The comparisons are also false for NaN.
+    return -_OVERHANG <= low <= high <= 1 + _OVERHANG and ((low < 1 and high > 0) or 0 <= low == high <= 1)
 
 
 def _label(path: Path, line: int, key: str, label_of: dict[str, int]) -> int:

@@ -86,6 +86,45 @@ def test_names_of_lvis_v05(tmp_path, layout):
     assert load_lvis(path, images).image_path(1) == target / "000000000001.jpg"
 
 
+def test_names_with_backslashes_are_those_of_files_without_their_folder(tmp_path):
+    records = make_records(2)
+    path, images = write_data_set(tmp_path, records)
+    for image in records["images"]:
+        image["file_name"] = f"D:\\photos\\{image['file_name']}"
+    write_json(tmp_path, records)
+    assert load_lvis(path, images).image_path(1) == images / "001.png"
+
+
+def test_ids_of_any_size_and_order(tmp_path):
+    """Ids start at 0, are negative or fill 64 bits; categories have gaps. None is taken for another."""
+    records = make_records(4)
+    image_ids = {10: 0, 11: -7, 12: 2**62, 13: 2**63 - 1}
+    category_ids = {3: -(2**63), 5: 0, 9: 2**40}
+    for image in records["images"]:
+        image["id"] = image_ids[image["id"]]
+    for category in records["categories"]:
+        category["id"] = category_ids[category["id"]]
+    for annotation in records["annotations"]:
+        annotation |= {
+            "id": annotation["id"] - 100,
+            "image_id": image_ids[annotation["image_id"]],
+            "category_id": category_ids[annotation["category_id"]],
+        }
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert annotations.image_ids.tolist() == list(image_ids.values())
+    assert annotations.category_ids.tolist() == list(category_ids.values())
+    assert annotations.annotation_ids.tolist() == [0, 1, 2, 3]
+    assert annotations.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_a_file_without_annotations_is_read(tmp_path):
+    records = make_records(2) | {"annotations": []}
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert (annotations.num_images, annotations.num_objects) == (2, 0)
+    assert [labels.tolist() for labels in annotations.object_categories()] == [[], []]
+    check_masks(annotations)
+
+
 def test_byte_order_mark_is_no_error(tmp_path):
     path, images = write_data_set(tmp_path, make_records())
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -177,6 +216,8 @@ def test_objects_without_area_and_crowds_stay_out_of_training(tmp_path, caplog, 
         ("categories", 0, {"image_count": "7"}, "category 9 .*: image_count is '7'"),
         ("images", 1, {"width": ...}, "image 11 .* missing required field `width`"),
         ("images", 1, {"width": 0}, "image 11 .*: width is 0: Expected `float` >= 1"),
+        ("images", 1, {"width": 40.7}, "image 11 .*: width is 40.7: Expected `float` that's a multiple of 1"),
+        ("categories", 0, {"image_count": -1}, "category 9 .*: image_count is -1: Expected `int` >= 0"),
         ("images", 1, {"file_name": ...}, "image 11 has neither 'file_name' nor 'coco_url'"),
         ("images", 1, {"neg_category_ids": [4]}, "image 11: neg_category_ids has 4"),
         ("categories", 0, {"frequency": "x"}, "category 9 .*: frequency is 'x'"),
@@ -257,6 +298,13 @@ def test_binary_instead_of_json(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_bytes(b"\x1f\x8b\x08\x00\xff\xff")
     with pytest.raises(DataError, match="Unpack it"):
+        load_lvis(path, tmp_path)
+
+
+def test_other_encodings_than_utf_8_are_named(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(json.dumps(make_records()).encode("utf-16"))
+    with pytest.raises(DataError, match=r"UTF-16.* Save it as UTF-8"):
         load_lvis(path, tmp_path)
 
 
