@@ -57,6 +57,8 @@ def load_openimages(
     Raises:
         DataError: a file is missing or not what it should be; the message names file and line.
     """
+    if not str(classes_csv):
+        raise DataError(f"{boxes_csv}: OpenImages needs its list of classes: set config.data.openimages.classes_csv.")
     paths = [Path(path) for path in (boxes_csv, classes_csv, labels_csv, hierarchy_json, sizes_csv) if path]
     folder = Path(image_folder)
     for path in paths:

@@ -294,7 +294,7 @@ def _write_lvis(
 ) -> None:
     """Writes under another name first, so that a half-written file is never taken for a data set."""
     images: list[dict[str, Any]] = []
-    annotations: list[str] = []
+    annotations: list[tuple[int, str]] = []
     for number, found in enumerate(objects):
         rng = np.random.default_rng([settings.seed, _LABELS, split == VAL, number])
         kept, not_exhaustive = _leave_out(found, settings.not_exhaustive, rng)
@@ -313,7 +313,7 @@ def _write_lvis(
                 "not_exhaustive_category_ids": not_exhaustive,
             }
         )
-        annotations += [f'"image_id":{first_id + number},{one.json}' for one in kept]
+        annotations += [(first_id + number, one.json) for one in kept]
     others = {
         "info": {"description": f"Synthetic long-tailed set, {split}, seed {settings.seed}", "version": "1"},
         "licenses": [],
@@ -323,8 +323,8 @@ def _write_lvis(
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("w") as file:
         file.write(_compact(others)[:-1] + ',"annotations":[')
-        for number, fields in enumerate(annotations, start=1):
-            file.write(f'{"," if number > 1 else ""}{{"id":{number},{fields}')
+        for number, (image_id, fields) in enumerate(annotations, start=1):
+            file.write(f'{"," if number > 1 else ""}{{"id":{number},"image_id":{image_id},{fields}')
         file.write("]}")
     unfinished.replace(path)
 

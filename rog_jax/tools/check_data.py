@@ -37,6 +37,9 @@ def check(data, split: str, decode_all: bool = False) -> tuple[Findings, Annotat
         data: config.data.
         split: "train" or "val".
         decode_all: decodes every picture to its end.
+
+    Raises:
+        ValueError: config.data names no source or format that there is.
     """
     findings = Findings()
     try:
@@ -112,8 +115,14 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(given: argparse.Namespace):
-    """The recipe that the options describe."""
+    """The recipe that the options describe.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
     if given.config:
+        if not Path(given.config.partition(":")[0]).is_file():
+            raise ValueError(f"there is no recipe {given.config}")
         from rog_jax.tools.benchmark import load_config  # loads all of JAX, which nothing else here needs
 
         config = load_config(given.config)
@@ -142,7 +151,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not (given.config or given.json or given.source):
         parser.error("name a data set: --config, --json with --images, or --source")
-    findings, annotations = check(config_of(given).data, given.split, given.decode)
+    try:
+        findings, annotations = check(config_of(given).data, given.split, given.decode)
+    except (ValueError, OSError) as error:
+        sys.exit(f"check_data: {error}")
     for line in findings.lines():
         print(line)
     if annotations is not None:

@@ -133,6 +133,25 @@ def test_files_that_cannot_be_read_at_all(tmp_path, capsys):
     assert run(capsys, "--json", tmp_path / "none.json", "--images", images)[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--source", "hf:lvis"], "config.data.source is 'hf:lvis'"),
+        (["--config", "none.py"], "there is no recipe none.py"),
+    ],
+)
+def test_what_names_no_data_set_ends_in_one_line(arguments, words):
+    with pytest.raises(SystemExit, match=f"check_data: .*{words}"):
+        check_data.main(arguments)
+
+
+def test_openimages_without_its_classes(capsys):
+    where = ("--json", FOLDER / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
+    status, out = run(capsys, *where)
+    assert status == 1
+    assert "set config.data.openimages.classes_csv" in out
+
+
 def test_openimages_and_recipes(tmp_path, capsys):
     classes = FOLDER / "class-descriptions-boxable.csv"
     where = ("--json", FOLDER / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
