@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rog_jax.data import DataError, check_masks, check_num_classes, load_coco, load_lvis
+from configs import common
+from rog_jax.data import DataError, check_masks, check_num_classes, load_coco, load_lvis, load_split
 from tests.reference.data import changed, make_records, rectangle, write_data_set, write_json
 
 
@@ -58,6 +59,23 @@ def test_frequency_follows_from_image_counts_where_the_file_has_none(tmp_path, s
         for category in records["categories"]:
             category["image_count"] = stated
     assert load_lvis(*write_data_set(tmp_path, records)).frequencies == (expected,) * 3
+
+
+def test_limits_of_frequency_groups_are_a_setting(tmp_path):
+    records = make_records(9)
+    for annotation in records["annotations"][:2]:
+        annotation["category_id"] = 9  # then 2, 2 and 5 images
+    data = common.get_config().data
+    data.train_json, data.train_images = map(str, write_data_set(tmp_path, records))
+    for format_ in ("lvis", "coco"):
+        data.format = format_
+        for limits, groups in (((10, 100), "rrr"), ((1, 4), "ccf"), ((2, 5), "rrc")):
+            data.frequency_limits = limits
+            assert "".join(load_split(data, "train").frequencies) == groups
+    for limits in ((5, 2), (1, 2, 3)):
+        data.frequency_limits = limits
+        with pytest.raises(ValueError, match="frequency_limits is"):
+            load_split(data, "train")
 
 
 def test_image_file_from_coco_url(tmp_path):
