@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rog_jax.data import Annotations, DataError, load_lvis, load_openimages
 from rog_jax.data.images import UnreadableImage, read_annotated, read_image
 from rog_jax.data.transforms import ExampleSettings, make_example
+from rog_jax.tools import check_data
 from tests.data.test_openimages import FOLDER
 from tests.reference.data import data_config, make_records, write_data_set
 
@@ -155,6 +156,31 @@ def test_broken_records(data_set, records):
 @settings(max_examples=MANY, **RELAXED)
 def test_a_thousand_broken_records(data_set, records):
     read_or_refuse(*data_set, records)
+
+
+def check_as_read(path: Path, images: Path, records: dict[str, Any]) -> None:
+    """check_data finds errors wherever the reader refuses, and never breaks itself."""
+    path.write_text(json.dumps(records))
+    _, refused = outcome(lambda: load_lvis(path, images))
+    data = data_config(train_json=str(path), train_images=str(images))
+    findings, annotations = check_data.check(data, "train")
+    assert (annotations is None) == bool(refused)
+    if refused:
+        assert findings.errors, refused
+    assert all(isinstance(line, str) for line in findings.lines())
+
+
+@given(broken_records())
+@settings(max_examples=FEW, **RELAXED)
+def test_check_data_on_broken_records(data_set, records):
+    check_as_read(*data_set, records)
+
+
+@pytest.mark.slow
+@given(broken_records())
+@settings(max_examples=MANY, **RELAXED)
+def test_check_data_on_a_thousand_broken_records(data_set, records):
+    check_as_read(*data_set, records)
 
 
 def damaged(draw: Any, data: bytes) -> bytes:
