@@ -10,6 +10,7 @@ import numpy as np
 
 from rog_jax.data.annotations import Annotations, DataError, frequency_group
 from rog_jax.data.images import UnreadableImage, read_annotated, stored_size
+from rog_jax.data.openimages_csv import read_boxes, read_classes, read_labels
 from rog_jax.data.records import Category, Image, LabelledBox, Outline, decode, read_tables
 from rog_jax.data.segmentation import SegmentationPacker
 
@@ -100,6 +101,21 @@ def inspect_json(path: Path, findings: Findings) -> None:
     _inspect_counts(categories, pairs, findings)
 
 
+def inspect_openimages(boxes_csv: Path, classes_csv: Path, labels_csv: Path | None, findings: Findings) -> None:
+    """Checks every line of OpenImages's tables of boxes and labels.
+
+    Raises:
+        DataError: a file as a whole cannot be read.
+    """
+    keys, names = read_classes(classes_csv)
+    _duplicates("category name used twice", names, findings.remark)
+    label_of = {key: label for label, key in enumerate(keys)}
+    for path, read in ((boxes_csv, read_boxes), (labels_csv, read_labels)):
+        if path is not None:
+            kind = f"broken line of {path.name}"
+            read(path, label_of, {}, lambda error, path=path, kind=kind: findings.error(kind, _line(error, path)))
+
+
 def inspect_images(annotations: Annotations, findings: Findings, decode_all: bool = False, threads: int = 8) -> None:
     """Checks that every image is there and has the size that its annotations say.
 
@@ -169,6 +185,10 @@ def _decoded(path: Path, table: str, raws: list, kind: type, findings: Findings)
 
 def _short(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
+
+
+def _line(error: DataError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}, ")
 
 
 def _duplicates(kind: str, values: Iterable, report: Callable[[str, str], None]) -> None:

@@ -211,9 +211,10 @@ def _stored_sizes(folder: Path, file_names: np.ndarray) -> np.ndarray:
         sizes = list(pool.map(_size_or_none, (folder / name for name in file_names.tolist()), chunksize=64))
     missing = [place for place, size in enumerate(sizes) if size is None]
     if missing:
+        some = ", ".join(str(folder / file_names[place]) for place in missing[:3])
         raise DataError(
-            f"{len(missing)} of {len(sizes)} images are missing or no pictures, the first is "
-            f"{folder / file_names[missing[0]]}. Fetch them, or leave their lines out of the CSVs."
+            f"{len(missing)} of {len(sizes)} images are missing or no pictures, the first are {some}. Fetch them, or "
+            "leave their lines out of the CSVs."
         )
     return np.array(sizes, np.int32)
 

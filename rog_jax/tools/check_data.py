@@ -20,7 +20,14 @@ import numpy as np
 
 from configs import common
 from rog_jax.data import Annotations, DataError, load_split
-from rog_jax.data.inspection import Findings, inspect_annotations, inspect_images, inspect_json, packed_bytes
+from rog_jax.data.inspection import (
+    Findings,
+    inspect_annotations,
+    inspect_images,
+    inspect_json,
+    inspect_openimages,
+    packed_bytes,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -45,6 +52,11 @@ def check(data, split: str, decode_all: bool = False) -> tuple[Findings, Annotat
     try:
         if not data.source and data.format in ("lvis", "coco"):
             inspect_json(Path(data[f"{split}_json"]), findings)
+        elif not data.source and data.format == "openimages":
+            files = data[f"{split}_json"], data.openimages.classes_csv, data.openimages[f"{split}_labels_csv"]
+            if all(Path(name).is_file() for name in files if name) and files[1]:  # otherwise load_split says which
+                boxes, classes, labels = (Path(name) if name else None for name in files)
+                inspect_openimages(boxes, classes, labels, findings)
         annotations = load_split(data, split)
     except DataError as error:
         if not findings.errors:  # otherwise it is one of those

@@ -136,7 +136,9 @@ def test_missing_images_are_named(tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "1111222233334444.jpg").write_text("no picture")
     (tmp_path / "5555666677778888.jpg").unlink()
-    with pytest.raises(DataError, match=r"2 of 5 images are missing or no pictures, the first is .*1111222233334444"):
+    with pytest.raises(
+        DataError, match=r"2 of 5 images are missing or no pictures, the first are .*1111222233334444.jpg, .*55556"
+    ):
         load(images=tmp_path)
     assert stored_size(FOLDER / "images" / "0a1b2c3d4e5f6071.jpg") == (64, 96)
 

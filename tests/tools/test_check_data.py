@@ -152,6 +152,29 @@ def test_openimages_without_its_classes(capsys):
     assert "set config.data.openimages.classes_csv" in out
 
 
+def test_every_broken_line_of_openimages_is_counted(tmp_path, capsys):
+    good = (FOLDER / "boxes.csv").read_text()
+    corners = ("0.5,0.4,0.1,0.2", "x,0.4,0.1,0.2", "0.1,0.4,0.1,7")
+    bad = "".join(f"0a1b2c3d4e5f6071,xclick,/m/car,1,{four},0,0,0,0,0\n" for four in corners)
+    (tmp_path / "boxes.csv").write_text(
+        f"{good}{bad}0a1b2c3d4e5f6071,xclick,/m/plane,1,0,1,0,1,0,0,0,0,0\nshort,line\n"
+    )
+    (tmp_path / "labels.csv").write_text("ImageID,LabelName,Confidence\na,/m/car,0.5\na,/m/car,1\nb,/m/car,maybe\n")
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import common\ndef get_config():\n    config = common.get_config()\n"
+        f"    config.data.openimages.train_labels_csv = {str(tmp_path / 'labels.csv')!r}\n    return config\n"
+    )
+    where = ("--json", tmp_path / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
+    classes = FOLDER / "class-descriptions-boxable.csv"
+    status, out = run(capsys, "--config", recipe, *where, "--classes", classes)
+    assert status == 1
+    assert "ERROR        5 broken line of boxes.csv: line 9: the box 0.5, 0.1, 0.4, 0.2 is not of shares" in out
+    assert "; line 10: the corners ['x', '0.1', '0.4', '0.2'] are no numbers" in out
+    assert "ERROR        2 broken line of labels.csv: line 2: '0.5' is neither 0 nor 1" in out
+    assert "7 errors" in out
+
+
 def test_openimages_and_recipes(tmp_path, capsys):
     classes = FOLDER / "class-descriptions-boxable.csv"
     where = ("--json", FOLDER / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
