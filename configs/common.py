@@ -36,6 +36,7 @@ def _data() -> ConfigDict:
     data.train_images = ""  # folder that the file names (or the tails of coco_url) are relative to
     data.val_json = ""
     data.val_images = ""
+    data.frequency_limits = (10, 100)  # most training images of a rare and of a common category; stated groups stay
     data.train_packed = ""  # folder written by rog_jax.tools.pack_images, read instead of the image files
     data.val_packed = ""
     data.tfds_dir = ""  # where TFDS keeps its data sets; empty: its own default

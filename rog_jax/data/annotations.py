@@ -1,6 +1,6 @@
 """The annotations of a data set as packed NumPy arrays: no Python object per image or per object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,8 @@ from rog_jax.data.packed import PackedError, PackedFile
 
 Place = int | np.integer
 """Place of an image or an object in the arrays of `Annotations`."""
-RARE_LIMIT = 10
-COMMON_LIMIT = 100
+FREQUENCY_LIMITS = (10, 100)
+"""Most training images of a rare and of a common category, in LVIS."""
 
 
 class DataError(ValueError):
@@ -212,11 +212,11 @@ def _restored(
     return Annotations(**values, **{name: packed.arrays[name] for name in mapped}, packed=packed)
 
 
-def frequency_group(image_count: int) -> str:
-    """LVIS's group of a category by the number of its training images: "r" to 10, "c" to 100, "f" above."""
-    if image_count <= RARE_LIMIT:
+def frequency_group(image_count: int, limits: Sequence[int] = FREQUENCY_LIMITS) -> str:
+    """The group of a category by its training images: "r" up to the first limit, "c" up to the second, "f" above."""
+    if image_count <= limits[0]:
         return "r"
-    return "c" if image_count <= COMMON_LIMIT else "f"
+    return "c" if image_count <= limits[1] else "f"
 
 
 def check_num_classes(annotations: Annotations, num_classes: int) -> None:

@@ -1,6 +1,7 @@
 """Where the image files of an annotation file are: LVIS and COCO name them in several ways."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -23,8 +24,9 @@ def resolved_names(
     Of the rules below the first one holds by which one of the file's first ten images is there; for all images, so that
     one that is missing is not looked for elsewhere. (1) The `file_name` as it stands. (2) The last two parts of the
     `coco_url`, `train2017/000000000042.jpg`, in which LVIS says where each image is, since a part of its validation
-    images are in train2017. (3) The last part alone of either. (4) For LVIS v0.5, which has the names of COCO 2014
-    (`COCO_train2014_000000000042.jpg`): the number alone, (5, 6) in `train2017` or `val2017`.
+    images are in train2017. (3) The last part alone of either, what follows the last slash or backslash. (4) For LVIS
+    v0.5, which has the names of COCO 2014 (`COCO_train2014_000000000042.jpg`): the number alone, (5, 6) in `train2017`
+    or `val2017`.
 
     Args:
         path: of the annotation file, for messages.
@@ -92,7 +94,7 @@ def _by_url(name: str, url: str) -> str:
 
 
 def _last_part(name: str, url: str) -> str:
-    return PurePosixPath(name or urlsplit(url).path).name
+    return re.split(r"[/\\]", name or urlsplit(url).path)[-1]
 
 
 def _in_folder_2017(split: str) -> Callable[[str, str], str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rog_jax.data.annotations import Annotations, DataError, frequency_group
 from rog_jax.data.images import UnreadableImage, read_annotated, stored_size
+from rog_jax.data.openimages_csv import read_boxes, read_classes, read_labels
 from rog_jax.data.records import Category, Image, LabelledBox, Outline, decode, read_tables
 from rog_jax.data.segmentation import SegmentationPacker
 
@@ -62,6 +63,7 @@ def inspect_json(path: Path, findings: Findings) -> None:
     images = _decoded(path, "images", tables.images, Image, findings)
     for table, records in (("category", categories), ("image", images)):
         _duplicates(f"{table} id used twice", (record.id for record in records), findings.error)
+    _duplicates("category name used twice", (c.name for c in categories if c.name is not None), findings.remark)
     _duplicates("file name used twice", (i.file_name or i.coco_url for i in images), findings.remark)
     for image in images:
         if not image.file_name and not image.coco_url:
@@ -92,7 +94,26 @@ def inspect_json(path: Path, findings: Findings) -> None:
             pairs.add((box.image_id, box.category_id))
         _inspect_box(box, sizes[box.image_id], findings)
         _inspect_outline(path, box, outline, sizes[box.image_id], findings)
+    for image in images:
+        for category_id in set(image.neg_category_ids or ()):
+            if (image.id, category_id) in pairs:
+                findings.remark("category annotated and in neg_category_ids", f"image {image.id}: {category_id}")
     _inspect_counts(categories, pairs, findings)
+
+
+def inspect_openimages(boxes_csv: Path, classes_csv: Path, labels_csv: Path | None, findings: Findings) -> None:
+    """Checks every line of OpenImages's tables of boxes and labels.
+
+    Raises:
+        DataError: a file as a whole cannot be read.
+    """
+    keys, names = read_classes(classes_csv)
+    _duplicates("category name used twice", names, findings.remark)
+    label_of = {key: label for label, key in enumerate(keys)}
+    for path, read in ((boxes_csv, read_boxes), (labels_csv, read_labels)):
+        if path is not None:
+            kind = f"broken line of {path.name}"
+            read(path, label_of, {}, lambda error, path=path, kind=kind: findings.error(kind, _line(error, path)))
 
 
 def inspect_images(annotations: Annotations, findings: Findings, decode_all: bool = False, threads: int = 8) -> None:
@@ -166,6 +187,10 @@ def _short(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
+def _line(error: DataError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}, ")
+
+
 def _duplicates(kind: str, values: Iterable, report: Callable[[str, str], None]) -> None:
     for value, count in Counter(values).items():
         if count > 1:
@@ -201,7 +226,9 @@ def _inspect_outline(path: Path, box: LabelledBox, outline: Outline, size: tuple
         x, y, width, height = box.bbox
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         apart = max(x - left, y - top, right - x - width, bottom - y - height)
-        if apart > _FAR_OUT:
+        if left > x + width or right < x or top > y + height or bottom < y:
+            findings.error("outline outside its box", f"annotation {box.id}: {left:.0f}, {top:.0f} and beyond")
+        elif apart > _FAR_OUT:
             findings.remark("outline leaves its box", f"annotation {box.id}: by {apart:.1f} pixels")
 
 

@@ -60,7 +60,8 @@ def train_loader(
         process_count: number of hosts; each takes an equal part of every batch.
 
     Raises:
-        DataError: objects lack masks; while iterating, more than config.data.max_unreadable images could not be read.
+        DataError: objects lack masks; while iterating, on a single host, more than config.data.max_unreadable images
+            could not be read. Several hosts have to check their sum, so that none stops while others wait for it.
         ValueError: the batch cannot be divided among the hosts.
     """
     if masks:
@@ -70,7 +71,7 @@ def train_loader(
     source = _Slots(plan.batch, plan.batch_size, local, process_index, start_step, num_steps)
     pasting = PasteSource(annotations, data.copy_paste.even) if settings.paste else None
     load = functools.partial(_load, annotations=annotations, settings=settings, seed=seed, pasting=pasting)
-    return Loader(source, load, local, data)
+    return Loader(source, load, local, data, alone=process_count == 1)
 
 
 def eval_loader(
@@ -82,14 +83,14 @@ def eval_loader(
     number of batches, of the same shapes. `batch_size` counts the images over all hosts.
 
     Raises:
-        DataError: an image fits into no shape; while iterating, too many unreadable images.
+        DataError: an image fits into no shape; while iterating, too many unreadable images, as in training.
         ValueError: the batch cannot be divided among the hosts.
     """
     local = local_size(batch_size, process_count)
     batches = eval_batches(annotations, data, batch_size)
     source = _Slots(batches.__getitem__, batch_size, local, process_index, 0, len(batches))
     load = functools.partial(_load, annotations=annotations, settings=ExampleSettings.testing(data), seed=None)
-    return Loader(source, load, local, data)
+    return Loader(source, load, local, data, alone=process_count == 1)
 
 
 def local_size(batch_size: int, process_count: int) -> int:
@@ -110,12 +111,12 @@ class Loader(Iterator[Batch]):
         restarts: how often worker processes had died and were started again.
     """
 
-    def __init__(self, source: "_Slots", load: Callable[["_Slot"], Batch], batch_size: int, data: Any):
+    def __init__(self, source: "_Slots", load: Callable[["_Slot"], Batch], batch_size: int, data: Any, alone: bool):
         self.dropped = 0
         self.unreadable = 0
         self.restarts = 0
         self._source, self._load, self._batch_size = source, load, batch_size
-        self._data = data
+        self._data, self._alone = data, alone
         self._done = 0
         self._batches = self._start()
 
@@ -128,11 +129,12 @@ class Loader(Iterator[Batch]):
         self._done += 1
         self.dropped += int(batch.dropped.sum())
         self.unreadable += int(batch.unreadable.sum())
-        try:
-            check_unreadable(self.unreadable, self._data.max_unreadable)
-        except DataError:
-            self.close()
-            raise
+        if self._alone:
+            try:
+                check_unreadable(self.unreadable, self._data.max_unreadable)
+            except DataError:
+                self.close()
+                raise
         return batch
 
     def close(self) -> None:
@@ -176,10 +178,7 @@ class Loader(Iterator[Batch]):
 
 
 def check_unreadable(count: int, limit: int) -> None:
-    """Raises DataError if more images than config.data.max_unreadable could not be read.
-
-    A loader checks its own host's; a run on several hosts checks the sum, so that all of them stop at one step.
-    """
+    """Raises DataError if more images than config.data.max_unreadable could not be read, on all hosts together."""
     if count > limit:
         raise DataError(
             f"{count} images could not be read, more than config.data.max_unreadable = {limit}. The warnings above "

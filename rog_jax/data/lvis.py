@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from rog_jax.data.annotations import Annotations, DataError, frequency_group
+from rog_jax.data.annotations import FREQUENCY_LIMITS, Annotations, DataError, frequency_group
 from rog_jax.data.cache import Contents, cached
 from rog_jax.data.image_files import resolved_names
 from rog_jax.data.packing import (
@@ -23,7 +23,9 @@ from rog_jax.data.records import Category, Image, LabelledBox, Outline, decode, 
 from rog_jax.data.segmentation import SegmentationPacker
 
 
-def load_lvis(json_path: str | Path, image_folder: str | Path) -> Annotations:
+def load_lvis(
+    json_path: str | Path, image_folder: str | Path, frequency_limits: Sequence[int] = FREQUENCY_LIMITS
+) -> Annotations:
     """Reads an LVIS json (v1 or v0.5), or one in COCO's format.
 
     The frequency group of a category is the file's, or else follows from the file's `image_count`, or else from the
@@ -34,14 +36,17 @@ def load_lvis(json_path: str | Path, image_folder: str | Path) -> Annotations:
     Args:
         json_path: the annotation file.
         image_folder: folder of the images.
+        frequency_limits: most images of a rare and of a common category, where the file states no groups.
 
     Raises:
         DataError: the file or the folder is missing or is not what it should be; the message names the record.
     """
-    return _load(Path(json_path), Path(image_folder), federated=True)
+    return _load(Path(json_path), Path(image_folder), frequency_limits, federated=True)
 
 
-def load_coco(json_path: str | Path, image_folder: str | Path) -> Annotations:
+def load_coco(
+    json_path: str | Path, image_folder: str | Path, frequency_limits: Sequence[int] = FREQUENCY_LIMITS
+) -> Annotations:
     """Reads a json in COCO's format: instances of COCO 2017, or any file of that kind.
 
     As `load_lvis`, but every image counts as searched for every category, and frequency groups follow from the images
@@ -50,10 +55,10 @@ def load_coco(json_path: str | Path, image_folder: str | Path) -> Annotations:
     Raises:
         DataError: as `load_lvis`.
     """
-    return _load(Path(json_path), Path(image_folder), federated=False)
+    return _load(Path(json_path), Path(image_folder), frequency_limits, federated=False)
 
 
-def _load(path: Path, folder: Path, federated: bool) -> Annotations:
+def _load(path: Path, folder: Path, limits: Sequence[int], federated: bool) -> Annotations:
     if not folder.is_dir():
         raise DataError(f"There is no image folder {folder}. Check config.data.train_images and val_images.")
     if not path.is_file():
@@ -64,9 +69,9 @@ def _load(path: Path, folder: Path, federated: bool) -> Annotations:
     given, stated = texts["frequencies"], arrays.pop("stated_image_counts")
     warn_left_out(path, arrays)
     if federated:
-        groups = _frequencies(given, np.where(stated >= 0, stated, arrays["image_counts"]))
+        groups = _frequencies(given, np.where(stated >= 0, stated, arrays["image_counts"]), limits)
     else:
-        groups = _frequencies([""] * len(given), arrays["image_counts"])
+        groups = _frequencies([""] * len(given), arrays["image_counts"], limits)
         arrays["exhaustive"] = np.ones(len(names), bool)
         for kind in ("negative", "not_exhaustive"):
             arrays[f"{kind}_labels"] = np.zeros(0, np.int32)
@@ -82,8 +87,8 @@ def _load(path: Path, folder: Path, federated: bool) -> Annotations:
     )
 
 
-def _frequencies(given: Sequence[str], counts: np.ndarray) -> tuple[str, ...]:
-    return tuple(group or frequency_group(int(count)) for group, count in zip(given, counts, strict=True))
+def _frequencies(given: Sequence[str], counts: np.ndarray, limits: Sequence[int]) -> tuple[str, ...]:
+    return tuple(group or frequency_group(int(count), limits) for group, count in zip(given, counts, strict=True))
 
 
 def _parse(path: Path) -> Contents:

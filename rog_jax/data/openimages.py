@@ -57,6 +57,8 @@ def load_openimages(
     Raises:
         DataError: a file is missing or not what it should be; the message names file and line.
     """
+    if not str(classes_csv):
+        raise DataError(f"{boxes_csv}: OpenImages needs its list of classes: set config.data.openimages.classes_csv.")
     paths = [Path(path) for path in (boxes_csv, classes_csv, labels_csv, hierarchy_json, sizes_csv) if path]
     folder = Path(image_folder)
     for path in paths:
@@ -113,7 +115,7 @@ def read_hierarchy(path: Path, keys: Sequence[str]) -> Bool[np.ndarray, "C C"]:
         DataError: it is no json of nested LabelName and Subcategory.
     """
     try:
-        root = json.loads(path.read_text(encoding="utf-8"))
+        root = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid json: {error}.") from error
     label_of = {key: label for label, key in enumerate(keys)}
@@ -209,9 +211,10 @@ def _stored_sizes(folder: Path, file_names: np.ndarray) -> np.ndarray:
         sizes = list(pool.map(_size_or_none, (folder / name for name in file_names.tolist()), chunksize=64))
     missing = [place for place, size in enumerate(sizes) if size is None]
     if missing:
+        some = ", ".join(str(folder / file_names[place]) for place in missing[:3])
         raise DataError(
-            f"{len(missing)} of {len(sizes)} images are missing or no pictures, the first is "
-            f"{folder / file_names[missing[0]]}. Fetch them, or leave their lines out of the CSVs."
+            f"{len(missing)} of {len(sizes)} images are missing or no pictures, the first are {some}. Fetch them, or "
+            "leave their lines out of the CSVs."
         )
     return np.array(sizes, np.int32)
 

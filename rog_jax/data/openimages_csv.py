@@ -2,13 +2,15 @@
 
 import csv
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from rog_jax.data.annotations import DataError
 
+Report = Callable[[DataError], None]
+"""Told of each line that is wrong, which is then passed over."""
 _CORNERS = ("XMin", "YMin", "XMax", "YMax")
 _OVERHANG = 0.01
 """By how much of a side a box may leave its image, as rounding makes some do."""
@@ -28,26 +30,28 @@ def read_classes(path: Path) -> tuple[list[str], list[str]]:
     return keys, [row[1] for row in rows]
 
 
+def raised(error: DataError) -> None:
+    """A `Report` that stops at the first wrong line."""
+    raise error
+
+
 def read_boxes(
-    path: Path, label_of: dict[str, int], place_of: dict[str, int]
+    path: Path, label_of: dict[str, int], place_of: dict[str, int], report: Report = raised
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Image and label of each box, corners as shares [O, 4], and whether it is a group. Names images in `place_of`."""
     places, labels, corners, group_of = array("q"), array("q"), array("d"), array("b")
-    for line, (image, key, *numbers, group) in _rows(path, ("ImageID", "LabelName", *_CORNERS), ("IsGroupOf",)):
-        labels.append(_label(path, line, key, label_of))
-        places.append(place_of.setdefault(image, len(place_of)))
+    columns = ("ImageID", "LabelName", *_CORNERS)
+    for line, (image, key, *numbers, group) in _rows(path, columns, ("IsGroupOf",), report):
         try:
-            x1, y1, x2, y2 = (float(number) for number in numbers)
-        except ValueError as error:
-            raise DataError(f"{path}, line {line}: the corners {numbers} are no numbers. Correct them.") from error
-        # The comparison is also false for NaN.
-        if not (-_OVERHANG <= x1 <= x2 <= 1 + _OVERHANG and -_OVERHANG <= y1 <= y2 <= 1 + _OVERHANG):
-            raise DataError(
-                f"{path}, line {line}: the box {x1}, {y1}, {x2}, {y2} is not of shares from 0 to 1, the smaller first. "
-                "Correct it, or leave the line out."
-            )
-        corners.extend((x1, y1, x2, y2))
-        group_of.append(_is_one(path, line, group))
+            label, is_group = _label(path, line, key, label_of), _is_one(path, line, group)
+            sides = _sides(path, line, numbers)
+        except DataError as error:
+            report(error)
+            continue
+        labels.append(label)
+        places.append(place_of.setdefault(image, len(place_of)))
+        corners.extend(sides)
+        group_of.append(is_group)
     return (
         np.array(places, np.int64),
         np.array(labels, np.int64),
@@ -56,15 +60,21 @@ def read_boxes(
     )
 
 
-def read_labels(path: Path, label_of: dict[str, int], place_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def read_labels(
+    path: Path, label_of: dict[str, int], place_of: dict[str, int], report: Report = raised
+) -> tuple[np.ndarray, np.ndarray]:
     """Verified pairs of image and label, [M, 2] those that are there and those that are not.
 
     Classes beyond those of the boxes are passed over: the file has labels of thousands. Images without boxes are added.
     """
     found: tuple[array, array] = (array("q"), array("q"))
-    for line, (image, key, confidence, _) in _rows(path, ("ImageID", "LabelName", "Confidence"), ()):
+    for line, (image, key, confidence, _) in _rows(path, ("ImageID", "LabelName", "Confidence"), (), report):
         if key in label_of:
-            present = _is_one(path, line, confidence)
+            try:
+                present = _is_one(path, line, confidence)
+            except DataError as error:
+                report(error)
+                continue
             found[present].extend((place_of.setdefault(image, len(place_of)), label_of[key]))
     return np.array(found[1], np.int64).reshape(-1, 2), np.array(found[0], np.int64).reshape(-1, 2)
 
@@ -75,17 +85,24 @@ def read_sizes(path: Path, image_names: np.ndarray) -> np.ndarray:
     for line, (image, width, height, _) in _rows(path, ("ImageID", "Width", "Height"), ()):
         if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 2**31 and 0 < int(height) < 2**31):
             raise DataError(f"{path}, line {line}: {width} x {height} is no size in pixels. Correct it.")
-        sizes[image] = (int(height), int(width))
+        size = (int(height), int(width))
+        if sizes.setdefault(image, size) != size:
+            raise DataError(f"{path}, line {line}: {image} had another size in a line before. Remove one of them.")
     missing = [name for name in image_names.tolist() if name not in sizes]
     if missing:
         raise DataError(f"{path} has no size of {len(missing)} images, the first is {missing[0]}. Add their lines.")
     return np.array([sizes[name] for name in image_names.tolist()], np.int32)
 
 
-def _rows(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    path: Path, needed: tuple[str, ...], optional: tuple[str, ...], report: Report = raised
+) -> Iterator[tuple[int, list[str]]]:
     """Number of each line and its values of the `needed` columns and one `optional` one, "0" where there is none."""
     rows = _text_rows(path)
     header = next(rows, [])
+    twice = [name for name in needed if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has the column {', '.join(twice)} twice. Remove one.")
     missing = [name for name in needed if name not in header]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; its first line is {','.join(header)[:80]!r}.")
@@ -94,8 +111,9 @@ def _rows(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> Ite
     for line, row in enumerate(rows, start=2):
         if not row:
             continue
-        if len(row) < len(header):
-            raise DataError(f"{path}, line {line}: it has {len(row)} values for {len(header)} columns. Correct it.")
+        if len(row) != len(header):
+            report(DataError(f"{path}, line {line}: it has {len(row)} values for {len(header)} columns. Correct it."))
+            continue
         yield line, [*(row[column] for column in columns), "0" if extra is None else row[extra]]
 
 
@@ -110,6 +128,26 @@ def _text_rows(path: Path) -> Iterator[list[str]]:
             except (csv.Error, UnicodeDecodeError) as error:
                 raise DataError(f"{path}, after line {rows.line_num}: it is no CSV text: {error}.") from error
             yield row
+
+
+def _sides(path: Path, line: int, numbers: list[str]) -> tuple[float, float, float, float]:
+    """The corners of a box, x1, y1, x2, y2."""
+    try:
+        x1, y1, x2, y2 = (float(number) for number in numbers)
+    except ValueError as error:
+        raise DataError(f"{path}, line {line}: the corners {numbers} are no numbers. Correct them.") from error
+    if not (_is_side(x1, x2) and _is_side(y1, y2)):
+        raise DataError(
+            f"{path}, line {line}: the box {x1}, {y1}, {x2}, {y2} is not of shares from 0 to 1, the smaller first. "
+            "Correct it, or leave the line out."
+        )
+    return x1, y1, x2, y2
+
+
+def _is_side(low: float, high: float) -> bool:
+    """Whether a box may reach from `low` to `high`: in order, in the image but for rounding, and not beside it."""
+    # The comparisons are also false for NaN.
+    return -_OVERHANG <= low <= high <= 1 + _OVERHANG and ((low < 1 and high > 0) or 0 <= low == high <= 1)
 
 
 def _label(path: Path, line: int, key: str, label_of: dict[str, int]) -> int:

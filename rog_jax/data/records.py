@@ -16,7 +16,7 @@ from msgspec import Meta, Raw, Struct
 from rog_jax.data.annotations import DataError
 
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Pixels = Annotated[float, Meta(ge=1, lt=2**31)]
+Pixels = Annotated[float, Meta(ge=1, lt=2**31, multiple_of=1)]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -30,7 +30,7 @@ class Category(Struct, gc=False):
     id: Whole
     name: str | int | float | None = None
     frequency: Literal["r", "c", "f"] | None = None
-    image_count: Whole | None = None
+    image_count: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
 
 
 class Image(Struct, gc=False):
@@ -149,6 +149,8 @@ def _broken_json(path: Path, data: bytes, reason: str) -> str:
         )
     if data[:2] in (b"\x1f\x8b", b"PK", b"BZ"):
         return f"{path} is no json text: it looks compressed. Unpack it first."
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return f"{path} is text in UTF-16, and json is UTF-8. Save it as UTF-8."
     line = data.count(b"\n", 0, byte) + 1
     column = byte - (data.rfind(b"\n", 0, byte) + 1) + 1
     return (

@@ -83,8 +83,8 @@ class _Pairs:
 
 
 def _image_factors(pairs: _Pairs, frequencies: np.ndarray, threshold: float | int) -> np.ndarray:
-    if threshold < 0 or np.isnan(threshold):
-        raise ValueError(f"the threshold of repeat factor sampling is {threshold}; it must be 0 or more")
+    if not 0 <= threshold < np.inf:
+        raise ValueError(f"the threshold of repeat factor sampling is {threshold}; it must be 0 or more, and finite")
     factors = np.ones(pairs.num_images)
     np.maximum.at(factors, pairs.images, np.sqrt(threshold / frequencies)[pairs.categories])
     return factors

@@ -41,12 +41,12 @@ def _load(data: Any, split: str, group_counts: np.ndarray | None) -> Annotations
         raise ValueError(f"config.data.source is {data.source!r}; it must be empty or start with {PREFIX!r}")
     if not data.source and data.format in ("lvis", "coco"):
         load = load_lvis if data.format == "lvis" else load_coco
-        return load(data[f"{split}_json"], data[f"{split}_images"])
+        return load(data[f"{split}_json"], data[f"{split}_images"], frequency_limits(data))
     if split == VAL and group_counts is None:
         group_counts = _group_counts(_load(data, TRAIN, None))
     if data.source:
         name = data.source.removeprefix(PREFIX)
-        return load_tfds(name, data[f"{split}_split"], data.tfds_dir or None, group_counts)
+        return load_tfds(name, data[f"{split}_split"], data.tfds_dir or None, group_counts, frequency_limits(data))
     if data.format == "openimages":
         options = data.openimages
         return load_openimages(
@@ -61,6 +61,18 @@ def _load(data: Any, split: str, group_counts: np.ndarray | None) -> Annotations
             group_counts=group_counts,
         )
     raise ValueError(f"config.data.format is {data.format!r}; it must be lvis, coco or openimages")
+
+
+def frequency_limits(data: Any) -> tuple[int, int]:
+    """Most training images of a rare and of a common category, from config.data.
+
+    Raises:
+        ValueError: they are no two numbers in rising order.
+    """
+    limits = tuple(data.frequency_limits)
+    if len(limits) != 2 or not 0 <= limits[0] <= limits[1]:
+        raise ValueError(f"config.data.frequency_limits is {limits}: it must be two numbers, the smaller first")
+    return limits
 
 
 def _group_counts(training: Annotations) -> np.ndarray:

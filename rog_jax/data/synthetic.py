@@ -4,7 +4,8 @@
 validation has every category equally often, in scenes of another seed. The same settings give the same bytes.
 
 Both files carry LVIS v1's fields. `frequency` follows the training image counts, and so do `image_count` and
-`instance_count`, in `val.json` too. Boxes, areas and polygons are those of the visible mask, to the pixel.
+`instance_count`, in `val.json` too. Boxes, areas and polygons are those of the visible mask, to the pixel; polygons may
+be simplified. Sets of LVIS's size can be made: of a drawn image only its annotations stay in memory, as text.
 """
 
 import json
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -65,6 +66,7 @@ class SyntheticSettings:
     val_styles: tuple[str, ...] = ()  # empty takes `train_styles`
     backgrounds: str = ""  # folder of photographs; empty draws the backgrounds
     jpeg_quality: int = 92
+    polygon_error: float = 0.0  # pixels by which polygons may leave the mask's edge; 0 follows every pixel
 
     def __post_init__(self):
         numbers = ("train_images", "val_images", "num_categories", "height", "width", "min_pixels", "val_instances")
@@ -78,8 +80,9 @@ class SyntheticSettings:
             low, high = getattr(self, name)
             if not 1 <= low <= high:
                 raise ValueError(f"{name} is {low} to {high}: the lower bound must be at least 1, the upper no lower.")
-        if self.zipf < 0 or self.seed < 0:
-            raise ValueError(f"zipf is {self.zipf} and seed is {self.seed}: neither may be negative.")
+        for name in ("zipf", "seed", "polygon_error"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative.")
         if not self.counts or min(self.counts) < 1:
             raise ValueError("counts must be a list of training image counts, each at least 1.")
         if not self.sprites and (self.train_styles or self.val_styles):
@@ -94,6 +97,13 @@ class _Drawing:
     split: str
     number: int  # within the split
     categories: tuple[int, ...]
+
+
+class _Object(NamedTuple):
+    """An object that was drawn: its category id, and the json of its annotation after the ids, without its brace."""
+
+    category_id: int
+    json: str
 
 
 def make_dataset(
@@ -133,7 +143,7 @@ def make_dataset(
         first_id = 1 if split == TRAIN else 1 + settings.train_images
         objects = [records[split, number] for number in range(len(plan))]
         paths[f"{split}_json"] = Path(out) / f"{split}.json"
-        _write_json(paths[f"{split}_json"], _lvis(settings, split, categories, objects, first_id))
+        _write_lvis(paths[f"{split}_json"], settings, split, categories, objects, first_id)
     return paths
 
 
@@ -166,7 +176,7 @@ def _prepare(out: Path, overwrite: bool) -> Path:
     return images
 
 
-def _draw_all(drawings: list[_Drawing], images: Path, workers: int) -> Iterator[list[dict[str, Any]]]:
+def _draw_all(drawings: list[_Drawing], images: Path, workers: int) -> Iterator[list[_Object]]:
     if workers < 1:
         yield from map(partial(_draw, images=images), drawings)
         return
@@ -174,8 +184,8 @@ def _draw_all(drawings: list[_Drawing], images: Path, workers: int) -> Iterator[
         yield from pool.map(partial(_draw, images=images), drawings, chunksize=32)
 
 
-def _draw(drawing: _Drawing, images: Path) -> list[dict[str, Any]]:
-    """Writes one image; its objects as the middle of LVIS annotations."""
+def _draw(drawing: _Drawing, images: Path) -> list[_Object]:
+    """Writes one image and gives its objects."""
     settings, validation = drawing.settings, drawing.split == VAL
     objects, backgrounds = _sources(settings, drawing.split)
     scene = compose(
@@ -198,21 +208,31 @@ def _draw(drawing: _Drawing, images: Path) -> list[dict[str, Any]]:
     if not done:
         raise OSError(f"{path}: OpenCV could not encode the image as JPEG.")
     path.write_bytes(data.tobytes())
-    return [_annotation(category, mask) for category, mask in zip(scene.categories, scene.masks, strict=True)]
+    pairs = zip(scene.categories, scene.masks, strict=True)
+    return [_annotation(category, mask, settings.polygon_error) for category, mask in pairs]
 
 
 def _conditions(settings: SyntheticSettings, split: str) -> Conditions:
     return SHIFTED if settings.val_shift and split == VAL else USUAL
 
 
-def _annotation(category: int, mask: np.ndarray) -> dict[str, Any]:
+def _annotation(category: int, mask: np.ndarray, polygon_error: float) -> _Object:
     x1, y1, x2, y2 = (float(v) for v in mask_box(mask))
-    return {
+    fields = {
         "category_id": category + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": float(np.count_nonzero(mask)),
-        "segmentation": mask_to_polygons(mask),
+        "segmentation": [_simplified(polygon, polygon_error) for polygon in mask_to_polygons(mask)],
     }
+    return _Object(category + 1, _compact(fields)[1:])
+
+
+def _simplified(polygon: list[float], error: float) -> list[float]:
+    """A polygon of fewer vertices that stays within `error` pixels of it; itself where less than a triangle is left."""
+    if not error:
+        return polygon
+    fewer = cv2.approxPolyDP(np.array(polygon, np.float32).reshape(-1, 1, 2), error, True)
+    return fewer.astype(float).ravel().tolist() if len(fewer) >= 3 else polygon
 
 
 @lru_cache(maxsize=8)
@@ -264,18 +284,21 @@ def _categories(settings: SyntheticSettings, plan: list[np.ndarray]) -> list[dic
     return records
 
 
-def _lvis(
+def _write_lvis(
+    path: Path,
     settings: SyntheticSettings,
     split: str,
     categories: list[dict[str, Any]],
-    objects: list[list[dict[str, Any]]],
+    objects: list[list[_Object]],
     first_id: int,
-) -> dict[str, Any]:
-    images, annotations = [], []
+) -> None:
+    """Writes under another name first, so that a half-written file is never taken for a data set."""
+    images: list[dict[str, Any]] = []
+    annotations: list[tuple[int, str]] = []
     for number, found in enumerate(objects):
         rng = np.random.default_rng([settings.seed, _LABELS, split == VAL, number])
         kept, not_exhaustive = _leave_out(found, settings.not_exhaustive, rng)
-        present = {record["category_id"] for record in found}
+        present = {one.category_id for one in found}
         absent = [c["id"] for c in categories if c["id"] not in present]
         verified = rng.choice(absent, round(settings.federated * len(absent)), replace=False) if absent else []
         name = _file_name(split, number)
@@ -290,31 +313,32 @@ def _lvis(
                 "not_exhaustive_category_ids": not_exhaustive,
             }
         )
-        annotations += [{"image_id": first_id + number, **record} for record in kept]
-    return {
+        annotations += [(first_id + number, one.json) for one in kept]
+    others = {
         "info": {"description": f"Synthetic long-tailed set, {split}, seed {settings.seed}", "version": "1"},
         "licenses": [],
         "categories": categories,
         "images": images,
-        "annotations": [{"id": i + 1, **record} for i, record in enumerate(annotations)],
     }
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w") as file:
+        file.write(_compact(others)[:-1] + ',"annotations":[')
+        for number, (image_id, fields) in enumerate(annotations, start=1):
+            file.write(f'{"," if number > 1 else ""}{{"id":{number},"image_id":{image_id},{fields}')
+        file.write("]}")
+    unfinished.replace(path)
 
 
-def _leave_out(
-    found: list[dict[str, Any]], share: float, rng: np.random.Generator
-) -> tuple[list[dict[str, Any]], list[int]]:
+def _compact(values: dict[str, Any]) -> str:
+    return json.dumps(values, separators=(",", ":"))
+
+
+def _leave_out(found: list[_Object], share: float, rng: np.random.Generator) -> tuple[list[_Object], list[int]]:
     """Takes one annotation from some of the categories that the image has twice or more, as federated labels do."""
     places: dict[int, list[int]] = {}
-    for place, record in enumerate(found):
-        places.setdefault(record["category_id"], []).append(place)
+    for place, one in enumerate(found):
+        places.setdefault(one.category_id, []).append(place)
     repeated = [c for c, where in sorted(places.items()) if len(where) > 1]
     marked = [c for c, draw in zip(repeated, rng.random(len(repeated)), strict=True) if draw < share]
     dropped = {int(rng.choice(places[c])) for c in marked}
-    return [record for place, record in enumerate(found) if place not in dropped], marked
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    """Under another name first, so that a half-written file is never taken for a data set."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(data, separators=(",", ":")))
-    unfinished.replace(path)
+    return [one for place, one in enumerate(found) if place not in dropped], marked

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int
 
-from rog_jax.data.annotations import COMMON_LIMIT
+from rog_jax.data.annotations import FREQUENCY_LIMITS
 
 # Training image counts of LVIS v1's 1,203 categories at the middles of 48 equal quantiles, most frequent first.
 LVIS_V1_COUNTS = (
@@ -53,7 +53,8 @@ def fit_counts(
     middles = (np.arange(num_categories) + 0.5) * len(ordered) / num_categories
     wanted = ordered[middles.astype(int)].astype(float)
     most, budget = MAX_IMAGE_SHARE * num_images, DISTINCT_SHARE * num_objects
-    base, excess = np.minimum(wanted, COMMON_LIMIT + 1), np.maximum(wanted - COMMON_LIMIT - 1, 0)
+    frequent = FREQUENCY_LIMITS[1] + 1
+    base, excess = np.minimum(wanted, frequent), np.maximum(wanted - frequent, 0)
     if base.sum() > budget or base.max() > most:
         return _largest_that_fits(lambda power: wanted**power, num_images, num_objects)
     scale = min(1.0, (budget - base.sum()) / max(excess.sum(), 1), (most - base.max()) / max(excess.max(), 1))

@@ -1,5 +1,6 @@
 """Reads data sets that TensorFlow Datasets (TFDS) has prepared as ArrayRecord files, without TensorFlow."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from pycocotools import mask as coco_mask
 
-from rog_jax.data.annotations import Annotations, DataError, frequency_group
+from rog_jax.data.annotations import FREQUENCY_LIMITS, Annotations, DataError, frequency_group
 from rog_jax.data.cache import Contents, cached
 from rog_jax.data.images import UnreadableImage, decode_mask, stored_size
 from rog_jax.data.openimages import frequency_fifths, hexadecimal_ids
@@ -17,7 +18,11 @@ PREFIX = "tfds:"
 
 
 def load_tfds(
-    name: str, split: str, data_dir: str | Path | None = None, group_counts: np.ndarray | None = None
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    group_counts: np.ndarray | None = None,
+    frequency_limits: Sequence[int] = FREQUENCY_LIMITS,
 ) -> Annotations:
     """Reads a split of a prepared TFDS set: lvis, coco/2017, open_images_challenge2019_detection, or one like them.
 
@@ -32,6 +37,7 @@ def load_tfds(
         split: `train`, `validation`, or a part (`train[:10%]`).
         data_dir: where TFDS keeps data sets; its own default if not given.
         group_counts: images (OpenImages: boxes) of each category in the training split, [C].
+        frequency_limits: most images of a rare and of a common category; OpenImages has five equal groups.
 
     Raises:
         DataError: the data set is not prepared, is of another file format, or lacks a field; a record is broken.
@@ -45,12 +51,15 @@ def load_tfds(
     counts = arrays["instance_counts" if is_openimages else "image_counts"] if group_counts is None else group_counts
     if len(counts) != len(arrays["category_ids"]):
         raise DataError(f"group_counts has {len(counts)} numbers for the {len(arrays['category_ids'])} categories.")
-    groups = frequency_fifths(np.asarray(counts, np.int64)) if is_openimages else map(frequency_group, counts.tolist())
+    if is_openimages:
+        groups = frequency_fifths(np.asarray(counts, np.int64))
+    else:
+        groups = tuple(frequency_group(count, frequency_limits) for count in counts.tolist())
     return Annotations(
         source=what,
         image_folder="",
         category_names=tuple(contents.texts["category_names"]),
-        frequencies=tuple(groups),
+        frequencies=groups,
         records=TfdsImages(source),
         packed=contents.packed,
         **arrays,

@@ -4,17 +4,18 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from rog_jax.data import Annotations
-from rog_jax.data.loader import eval_loader
+from rog_jax.data import Annotations, Batch
+from rog_jax.data.loader import check_unreadable, eval_loader
 from rog_jax.data.sources import VAL, load_split
 from rog_jax.evaluation.diagnosis import diagnose
 from rog_jax.evaluation.evaluated_model import EvaluatedModel, evaluated_model
@@ -203,10 +204,22 @@ def protocol_of(config: ConfigDict) -> Protocol:
     return protocol
 
 
-def validation_batches(config: ConfigDict, annotations: Annotations):
-    """This host's batches of the validation images."""
+def validation_batches(config: ConfigDict, annotations: Annotations) -> Iterator[Batch]:
+    """This host's batches of the validation images.
+
+    Raises:
+        DataError: more images than config.data.max_unreadable could not be read; with several hosts after the last
+            batch, on all of them.
+    """
     place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return eval_loader(annotations, config.data, config.test.batch_size, **place)
+    loader = eval_loader(annotations, config.data, config.test.batch_size, **place)
+    try:
+        yield from loader
+        if jax.process_count() > 1:
+            unreadable = multihost_utils.process_allgather(np.int32(loader.unreadable))
+            check_unreadable(int(unreadable.sum()), config.data.max_unreadable)
+    finally:
+        loader.close()
 
 
 def host_options(config: ConfigDict) -> dict[str, Any]:

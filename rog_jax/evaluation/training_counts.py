@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rog_jax.data.annotations import DataError, frequency_group
-from rog_jax.data.sources import TRAIN, load_split
+from rog_jax.data.sources import TRAIN, frequency_limits, load_split
 from rog_jax.evaluation.truth import Truth
 
 
@@ -51,20 +51,21 @@ def with_training_counts(truth: Truth, data: Any) -> Truth:
     keys = ("image_count", "instance_count", "frequency")
     if all(category.get(key) not in (None, "") for category in truth.categories for key in keys):
         return truth
+    limits = frequency_limits(data)
     try:
         counts = training_counts(data, truth)
     except DataError:  # nobody needs the training set to evaluate a results file
-        return dataclasses.replace(truth, categories=[_completed(category, {}) for category in truth.categories])
+        return dataclasses.replace(truth, categories=[_completed(found, {}, limits) for found in truth.categories])
     counted = {
         category_id: {"image_count": images, "instance_count": instances}
         for category_id, images, instances in zip(*(column.tolist() for column in counts), strict=True)
     }
-    categories = [_completed(category, counted.get(category["id"], {})) for category in truth.categories]
+    categories = [_completed(category, counted.get(category["id"], {}), limits) for category in truth.categories]
     return dataclasses.replace(truth, categories=categories)
 
 
-def _completed(category: dict[str, Any], counted: dict[str, int]) -> dict[str, Any]:
+def _completed(category: dict[str, Any], counted: dict[str, int], limits: tuple[int, int]) -> dict[str, Any]:
     category = counted | category
     if not category.get("frequency") and isinstance(category.get("image_count"), int):
-        category["frequency"] = frequency_group(category["image_count"])
+        category["frequency"] = frequency_group(category["image_count"], limits)
     return category

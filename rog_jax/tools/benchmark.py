@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rog_jax.data import Batch, ClassStatistics, DataError, load_lvis
+from rog_jax.data import Batch, ClassStatistics, DataError, load_split
 from rog_jax.data.batch import MASK_CROP
 from rog_jax.tools.benchmark_conv import benchmark_conv
 from rog_jax.tools.benchmark_detect import benchmark_detect
@@ -149,7 +149,7 @@ def main() -> None:
     config.model.num_classes = config.model.num_classes or 24
     parts = arguments.parts or PARTS
     try:  # before minutes of measuring whose figures an error would lose
-        images = load_lvis(config.data.train_json, config.data.train_images) if "loader" in parts else None
+        images = load_split(config.data, "train") if "loader" in parts else None
     except DataError as error:
         sys.exit(f"benchmark: {error} `make demo` draws the images of configs/quickstart.py.")
     run = {

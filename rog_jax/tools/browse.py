@@ -230,18 +230,28 @@ filter();
 
 
 def _set(config: Any, assignment: str) -> None:
-    """Changes a setting by NAME=VALUE, in the type that it has."""
+    """Changes a setting by NAME=VALUE, in the type that it has.
+
+    Raises:
+        ValueError: there is no such setting, or its type has no such value.
+    """
     path, _, text = assignment.partition("=")
     *sections, name = path.removeprefix("config.").split(".")
-    for section in sections:
-        config = config[section]
-    before = config[name]
-    if isinstance(before, bool):
-        config[name] = text.lower() in ("1", "true", "yes")
-    elif isinstance(before, tuple):
-        config[name] = tuple(json.loads(value) for value in text.split(",") if value)
-    else:
-        config[name] = type(before)(text)
+    try:
+        for section in sections:
+            config = config[section]
+        before = config[name]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--set {assignment}: there is no setting {path}") from error
+    try:
+        if isinstance(before, bool):
+            config[name] = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        elif isinstance(before, tuple):
+            config[name] = tuple(json.loads(value) for value in text.split(",") if value)
+        else:
+            config[name] = type(before)(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--set {assignment}: {text!r} is no value for {path}, which is {before!r}") from error
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -275,7 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
             width=given.width,
             sheet=given.sheet,
         )
-    except (DataError, ValueError, KeyError, AttributeError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"browse: {error}")
     print(f"{given.out}: {count} samples, {given.out.stat().st_size / 1e6:.1f} MB")
 

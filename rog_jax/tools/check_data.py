@@ -20,7 +20,14 @@ import numpy as np
 
 from configs import common
 from rog_jax.data import Annotations, DataError, load_split
-from rog_jax.data.inspection import Findings, inspect_annotations, inspect_images, inspect_json, packed_bytes
+from rog_jax.data.inspection import (
+    Findings,
+    inspect_annotations,
+    inspect_images,
+    inspect_json,
+    inspect_openimages,
+    packed_bytes,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -37,11 +44,19 @@ def check(data, split: str, decode_all: bool = False) -> tuple[Findings, Annotat
         data: config.data.
         split: "train" or "val".
         decode_all: decodes every picture to its end.
+
+    Raises:
+        ValueError: config.data names no source or format that there is.
     """
     findings = Findings()
     try:
         if not data.source and data.format in ("lvis", "coco"):
             inspect_json(Path(data[f"{split}_json"]), findings)
+        elif not data.source and data.format == "openimages":
+            files = data[f"{split}_json"], data.openimages.classes_csv, data.openimages[f"{split}_labels_csv"]
+            if all(Path(name).is_file() for name in files if name) and files[1]:  # otherwise load_split says which
+                boxes, classes, labels = (Path(name) if name else None for name in files)
+                inspect_openimages(boxes, classes, labels, findings)
         annotations = load_split(data, split)
     except DataError as error:
         if not findings.errors:  # otherwise it is one of those
@@ -112,8 +127,14 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(given: argparse.Namespace):
-    """The recipe that the options describe."""
+    """The recipe that the options describe.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
     if given.config:
+        if not Path(given.config.partition(":")[0]).is_file():
+            raise ValueError(f"there is no recipe {given.config}")
         from rog_jax.tools.benchmark import load_config  # loads all of JAX, which nothing else here needs
 
         config = load_config(given.config)
@@ -142,7 +163,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not (given.config or given.json or given.source):
         parser.error("name a data set: --config, --json with --images, or --source")
-    findings, annotations = check(config_of(given).data, given.split, given.decode)
+    try:
+        findings, annotations = check(config_of(given).data, given.split, given.decode)
+    except (ValueError, OSError) as error:
+        sys.exit(f"check_data: {error}")
     for line in findings.lines():
         print(line)
     if annotations is not None:

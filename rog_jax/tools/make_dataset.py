@@ -4,6 +4,11 @@ examples:
   python -m rog_jax.tools.make_dataset --out data/procedural
   python -m rog_jax.tools.make_dataset --out data/sprites --sprites SPRITES --backgrounds PHOTOS \\
       --val-styles twemoji --num-categories 200 --train-images 5000 --size 256 --counts lvis_v1_categories.json
+As large as LVIS v1, with its 1,203 image counts (docs/data.md tells how long that takes):
+  python -m rog_jax.tools.make_dataset --out data/like_lvis --sprites SPRITES --backgrounds PHOTOS --workers 16 \\
+      --train-styles noto openmoji --val-styles twemoji --num-categories 1203 --train-images 100170 \\
+      --val-images 19809 --size 480 640 --objects 3 22 --object-size 24 160 --federated 0.01 --polygon-error 1 \\
+      --counts lvis_v1_categories.json
 """
 
 import argparse
@@ -78,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(labels, "--val-instances", "least validation instances of each category")
     add(labels, "--val-shift", "validation in poses, light and noise that training never has", action="store_true")
+    add(labels, "--polygon-error", "pixels by which polygons may leave the mask's edge; 0 follows every pixel")
     add(labels, "--federated", "share of an image's absent categories in its neg_category_ids")
     labels.add_argument(
         "--not-exhaustive",

@@ -13,7 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
-from rog_jax.data import DataError, load_split
+from rog_jax.data import load_split
 from rog_jax.data.image_pack import pack_images
 from rog_jax.tools.check_data import config_of, data_arguments
 
@@ -27,11 +27,11 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not (given.config or given.json or given.source):
         parser.error("name a data set: --config, --json with --images, or --source")
-    data = config_of(given).data
-    data[f"{given.split}_packed"] = ""
     try:
+        data = config_of(given).data
+        data[f"{given.split}_packed"] = ""
         figures = pack_images(load_split(data, given.split), given.out, given.shard_mb << 20)
-    except (DataError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"pack_images: {error}")
     print("{images} images, {missing} of them missing, {bytes} bytes in {shards} files".format(**figures))
     print(f"--config.data.{given.split}_packed={given.out}")

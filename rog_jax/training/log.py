@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, a JSONL file, TensorBoard, and the watch over finite losses."""
+"""What a run says of itself: a progress bar, a JSONL file, TensorBoard, and the watch over losses and images."""
 
 import json
 import time
@@ -11,6 +11,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from rog_jax.data.loader import check_unreadable
+
 LAG = 2
 """Steps that the host runs ahead of the metrics it reads, so that devices never wait for it."""
 
@@ -20,10 +22,18 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class MetricsWatch:
-    """Hands out the metrics of each step a little later, when they are there, and stops at the first bad one."""
+    """Hands out the metrics of each step a little later, when they are there, and stops at the first bad one.
 
-    def __init__(self, image_ids: np.ndarray):
-        self._image_ids = image_ids
+    The metrics are those of all hosts, so that all of them stop at the same step, also for unreadable images.
+
+    Attributes:
+        dropped: objects left out so far because an image had too many.
+        unreadable: images so far that could not be read.
+    """
+
+    def __init__(self, image_ids: np.ndarray, max_unreadable: int):
+        self.dropped = self.unreadable = 0
+        self._image_ids, self._max_unreadable = image_ids, max_unreadable
         self._waiting: deque[tuple[int, np.ndarray, dict[str, jax.Array]]] = deque()
 
     def push(self, step: int, image_index: np.ndarray, metrics: dict[str, jax.Array]) -> list[tuple[int, dict]]:
@@ -40,6 +50,9 @@ class MetricsWatch:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not values["finite"]:
             raise NonFiniteLoss(self._message(step, image_index, values))
+        self.dropped += int(values.pop("dropped"))
+        self.unreadable += int(values.pop("unreadable"))
+        check_unreadable(self.unreadable, self._max_unreadable)
         return step, values
 
     def _message(self, step: int, image_index: np.ndarray, values: dict[str, float]) -> str:

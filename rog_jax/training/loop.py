@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rog_jax.data import Annotations, check_categories, check_num_classes, load_split
-from rog_jax.data.loader import train_loader
+from rog_jax.data.loader import prefetched, train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.data.statistics import ClassStatistics
 from rog_jax.models.recipe import with_recipe
@@ -44,6 +44,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         DataError: annotations or images are not what the config says.
         CheckpointError: the folder holds checkpoints of another model.
         NonFiniteLoss: a loss was NaN or infinite.
+        RuntimeError: loader processes died too often.
         ValueError: a setting has no meaning, or the run is past the end of the schedule.
     """
     workdir = Path(workdir)
@@ -107,23 +108,30 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         batch_size=config.train.batch_size,
         active=jax.process_index() == 0,
     )
-    watch = MetricsWatch(annotations.image_ids)
-    batches = iter(loader)
+    watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable)
+    batches = prefetched(loader, lambda batch: to_devices(batch, mesh))
+
+    def left_out() -> dict[str, int]:
+        return {
+            "dropped_objects": watch.dropped,
+            "unreadable_images": watch.unreadable,
+            "loader_restarts": loader.restarts,
+        }
+
     try:
         for step in range(start + 1, steps + 1):
             before = time.perf_counter()
-            batch = next(batches)
+            batch, on_devices = next(batches)
             log.got_batch(time.perf_counter() - before)
             on_devices = to_devices(batch, mesh)  # outside the guard, which takes it for a slip where hosts are several
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, on_devices)
-            extra = {"dropped_objects": loader.dropped, "unreadable_images": loader.unreadable}
             for done, values in watch.push(step, batch.index, metrics):
-                log.add(done, values, extra)
+                log.add(done, values, left_out())
             if step % config.train.checkpoint_every == 0 or step == steps:
                 # Nothing is saved before every loss up to here is known to be finite.
                 for done, values in watch.flush():
-                    log.add(done, values, extra)
+                    log.add(done, values, left_out())
                 checkpoints.save(state, about)
     finally:
         loader.close()

@@ -37,7 +37,8 @@ def make_train_step(
 
     Returns:
         A function of state and global batch to the next state and float32 metrics: every loss, `loss` (their sum),
-        `gradient_norm` (before clipping), `lr`, `positives` (sampled positive RoIs), `finite` (1 or 0).
+        `gradient_norm` (before clipping), `lr`, `positives` (sampled positive RoIs), `finite` (1 or 0), and of all
+        hosts' images together `unreadable` and `dropped` (objects beyond the most that an image may have).
     """
     config = definition.config
     # What each device keeps for itself has a first axis of devices, whose part on a device has length 1.
@@ -75,7 +76,9 @@ def make_train_step(
         seen = (memory_after.class_counts - memory.class_counts).sum()
         if config.loss.gap.counts_scope == "device":
             seen = jax.lax.psum(seen, AXIS)
-        metrics = losses | {
+        left_out = {"unreadable": batch.unreadable.sum(), "dropped": batch.dropped.sum()}
+        metrics = losses | jax.lax.psum(left_out, AXIS)
+        metrics |= {
             "loss": sum(losses.values()),
             "gradient_norm": norm,
             "lr": schedule(state.step),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rog_jax.data import Annotations, DataError, load_lvis, load_openimages
 from rog_jax.data.images import UnreadableImage, read_annotated, read_image
 from rog_jax.data.transforms import ExampleSettings, make_example
+from rog_jax.tools import check_data
 from tests.data.test_openimages import FOLDER
 from tests.reference.data import data_config, make_records, write_data_set
 
@@ -157,6 +158,31 @@ def test_a_thousand_broken_records(data_set, records):
     read_or_refuse(*data_set, records)
 
 
+def check_as_read(path: Path, images: Path, records: dict[str, Any]) -> None:
+    """check_data finds errors wherever the reader refuses, and never breaks itself."""
+    path.write_text(json.dumps(records))
+    _, refused = outcome(lambda: load_lvis(path, images))
+    data = data_config(train_json=str(path), train_images=str(images))
+    findings, annotations = check_data.check(data, "train")
+    assert (annotations is None) == bool(refused)
+    if refused:
+        assert findings.errors, refused
+    assert all(isinstance(line, str) for line in findings.lines())
+
+
+@given(broken_records())
+@settings(max_examples=FEW, **RELAXED)
+def test_check_data_on_broken_records(data_set, records):
+    check_as_read(*data_set, records)
+
+
+@pytest.mark.slow
+@given(broken_records())
+@settings(max_examples=MANY, **RELAXED)
+def test_check_data_on_a_thousand_broken_records(data_set, records):
+    check_as_read(*data_set, records)
+
+
 def damaged(draw: Any, data: bytes) -> bytes:
     """Bytes cut short, changed, repeated or with others put in."""
     data = bytearray(data)
@@ -203,34 +229,59 @@ def test_a_thousand_damaged_jsons(data_set, data):
     read_bytes_or_refuse(*data_set, data)
 
 
-BOXES = (FOLDER / "boxes.csv").read_bytes()
-damaged_csv = st.composite(lambda draw: damaged(draw, BOXES))
+TABLES = {path.name: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.is_file()}
+TABLES["sizes.csv"] = b"ImageID,Width,Height\n" + b"".join(
+    f"{name},{width},{height}\n".encode()
+    for name, width, height in (
+        ("0a1b2c3d4e5f6071", 96, 64),
+        ("fedcba9876543210", 64, 64),
+        ("1111222233334444", 60, 80),
+        ("5555666677778888", 100, 50),
+        ("99990000aaaabbbb", 40, 40),
+    )
+)
 
 
-def read_csv_or_refuse(folder: Path, data: bytes) -> None:
-    path = folder / "boxes.csv"
-    path.write_bytes(data)
-    classes = FOLDER / "class-descriptions-boxable.csv"
-    annotations, refused = outcome(lambda: load_openimages(path, FOLDER / "images", classes_csv=classes))
+@st.composite
+def damaged_csv(draw: Any) -> tuple[str, bytes]:
+    """One of the files of OpenImages, damaged; the boxes in every second example."""
+    name = draw(st.just("boxes.csv") | st.sampled_from(sorted(TABLES)))
+    return name, damaged(draw, TABLES[name])
+
+
+def read_csv_or_refuse(folder: Path, file: tuple[str, bytes]) -> None:
+    for name, data in (TABLES | dict([file])).items():
+        (folder / name).write_bytes(data)
+    options = {
+        "classes_csv": folder / "class-descriptions-boxable.csv",
+        "labels_csv": folder / "human-imagelabels.csv",
+        "hierarchy_json": folder / "hierarchy.json",
+        "sizes_csv": folder / "sizes.csv" if file[0] == "sizes.csv" else None,
+    }
+    annotations, refused = outcome(lambda: load_openimages(folder / "boxes.csv", FOLDER / "images", **options))
     if refused:
-        assert re.search(r"boxes\.csv|\.jpg", refused), refused
+        assert re.search(r"\.csv|\.json|\.jpg", refused), refused
         return
     assert np.isfinite(annotations.boxes).all()
     assert (annotations.boxes >= 0).all()
-    assert ((annotations.labels >= 0) & (annotations.labels < 7)).all()
+    classes = annotations.num_classes
+    for labels in (annotations.labels, annotations.negative_labels, annotations.positive_labels):
+        assert ((labels >= 0) & (labels < classes)).all()
+    assert annotations.ancestors.shape == (classes, classes)
+    assert not annotations.ancestors.diagonal().any()
 
 
 @given(damaged_csv())
 @settings(max_examples=FEW, **RELAXED)
-def test_damaged_csv(tmp_path_factory, data):
-    read_csv_or_refuse(tmp_path_factory.mktemp("csv"), data)
+def test_damaged_csv(tmp_path_factory, file):
+    read_csv_or_refuse(tmp_path_factory.mktemp("csv"), file)
 
 
 @pytest.mark.slow
 @given(damaged_csv())
 @settings(max_examples=MANY, **RELAXED)
-def test_a_thousand_damaged_csvs(tmp_path_factory, data):
-    read_csv_or_refuse(tmp_path_factory.mktemp("csv"), data)
+def test_a_thousand_damaged_csvs(tmp_path_factory, file):
+    read_csv_or_refuse(tmp_path_factory.mktemp("csv"), file)
 
 
 def pictures() -> list[bytes]:

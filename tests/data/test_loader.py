@@ -90,6 +90,10 @@ def test_hosts_share_each_batch(annotations):
     parts = [list(make_loader(annotations, process_index=p, process_count=2)) for p in range(2)]
     joined = [Batch(*map(np.concatenate, zip(a[:-1], b[:-1], strict=True))) for a, b in zip(*parts, strict=True)]
     assert_same(whole, joined)
+    # A run that goes on with another number of hosts sees what it would have seen.
+    rest = [list(make_loader(annotations, 2, 4, process_index=p, process_count=4)) for p in range(4)]
+    for step, batches in enumerate(zip(*rest, strict=True), start=2):
+        assert_same([whole[step]], [Batch(*map(np.concatenate, zip(*(b[:-1] for b in batches), strict=True)))])
     with pytest.raises(ValueError, match="batch of 4 images cannot be divided among 3 hosts"):
         make_loader(annotations, process_count=3)
 
@@ -131,6 +135,9 @@ def test_worker_processes_give_the_same_batches_and_close(annotations):
     loader = make_loader(annotations, workers=2)
     assert_same(list(make_loader(annotations)), list(loader))
     loader.close()
+    resumed = make_loader(annotations, 4, 2, workers=1)
+    assert_same(list(make_loader(annotations))[4:], list(resumed))
+    resumed.close()
 
 
 def kill_worker(others: set) -> None:
@@ -220,6 +227,18 @@ def test_unreadable_images_are_counted_up_to_the_limit(tmp_path, caplog):
     assert "001.png is left out: it is empty" in caplog.text
     with pytest.raises(DataError, match=r"2 images could not be read, more than config.data.max_unreadable = 1"):
         list(make_loader(annotations, steps=200, data={"max_unreadable": 1}))
+
+
+def test_one_of_several_hosts_does_not_stop_by_itself(tmp_path):
+    """The others would wait for it for ever; the training loop checks the sum over hosts."""
+    path, images = write_data_set(tmp_path, make_records(18))
+    annotations = load_lvis(path, images)
+    for image in images.iterdir():
+        image.write_bytes(b"")
+    (images / "000.png").write_bytes(b"x")
+    loader = make_loader(annotations, steps=3, data={"max_unreadable": 1}, process_index=1, process_count=2)
+    assert [batch.unreadable.tolist() for batch in loader] == [[1, 1]] * 3
+    assert loader.unreadable == 6
 
 
 def test_dropped_objects_are_counted(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rog_jax.data import DataError, check_masks, check_num_classes, load_coco, load_lvis
+from configs import common
+from rog_jax.data import DataError, check_masks, check_num_classes, load_coco, load_lvis, load_split
 from tests.reference.data import changed, make_records, rectangle, write_data_set, write_json
 
 
@@ -60,6 +61,23 @@ def test_frequency_follows_from_image_counts_where_the_file_has_none(tmp_path, s
     assert load_lvis(*write_data_set(tmp_path, records)).frequencies == (expected,) * 3
 
 
+def test_limits_of_frequency_groups_are_a_setting(tmp_path):
+    records = make_records(9)
+    for annotation in records["annotations"][:2]:
+        annotation["category_id"] = 9  # then 2, 2 and 5 images
+    data = common.get_config().data
+    data.train_json, data.train_images = map(str, write_data_set(tmp_path, records))
+    for format_ in ("lvis", "coco"):
+        data.format = format_
+        for limits, groups in (((10, 100), "rrr"), ((1, 4), "ccf"), ((2, 5), "rrc")):
+            data.frequency_limits = limits
+            assert "".join(load_split(data, "train").frequencies) == groups
+    for limits in ((5, 2), (1, 2, 3)):
+        data.frequency_limits = limits
+        with pytest.raises(ValueError, match="frequency_limits is"):
+            load_split(data, "train")
+
+
 def test_image_file_from_coco_url(tmp_path):
     records = make_records(2)
     path, images = write_data_set(tmp_path, records)
@@ -84,6 +102,45 @@ def test_names_of_lvis_v05(tmp_path, layout):
         image["file_name"] = f"COCO_train2014_{i:012d}.jpg"
     write_json(tmp_path, records)
     assert load_lvis(path, images).image_path(1) == target / "000000000001.jpg"
+
+
+def test_names_with_backslashes_are_those_of_files_without_their_folder(tmp_path):
+    records = make_records(2)
+    path, images = write_data_set(tmp_path, records)
+    for image in records["images"]:
+        image["file_name"] = f"D:\\photos\\{image['file_name']}"
+    write_json(tmp_path, records)
+    assert load_lvis(path, images).image_path(1) == images / "001.png"
+
+
+def test_ids_of_any_size_and_order(tmp_path):
+    """Ids start at 0, are negative or fill 64 bits; categories have gaps. None is taken for another."""
+    records = make_records(4)
+    image_ids = {10: 0, 11: -7, 12: 2**62, 13: 2**63 - 1}
+    category_ids = {3: -(2**63), 5: 0, 9: 2**40}
+    for image in records["images"]:
+        image["id"] = image_ids[image["id"]]
+    for category in records["categories"]:
+        category["id"] = category_ids[category["id"]]
+    for annotation in records["annotations"]:
+        annotation |= {
+            "id": annotation["id"] - 100,
+            "image_id": image_ids[annotation["image_id"]],
+            "category_id": category_ids[annotation["category_id"]],
+        }
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert annotations.image_ids.tolist() == list(image_ids.values())
+    assert annotations.category_ids.tolist() == list(category_ids.values())
+    assert annotations.annotation_ids.tolist() == [0, 1, 2, 3]
+    assert annotations.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_a_file_without_annotations_is_read(tmp_path):
+    records = make_records(2) | {"annotations": []}
+    annotations = load_lvis(*write_data_set(tmp_path, records))
+    assert (annotations.num_images, annotations.num_objects) == (2, 0)
+    assert [labels.tolist() for labels in annotations.object_categories()] == [[], []]
+    check_masks(annotations)
 
 
 def test_byte_order_mark_is_no_error(tmp_path):
@@ -177,6 +234,8 @@ def test_objects_without_area_and_crowds_stay_out_of_training(tmp_path, caplog, 
         ("categories", 0, {"image_count": "7"}, "category 9 .*: image_count is '7'"),
         ("images", 1, {"width": ...}, "image 11 .* missing required field `width`"),
         ("images", 1, {"width": 0}, "image 11 .*: width is 0: Expected `float` >= 1"),
+        ("images", 1, {"width": 40.7}, "image 11 .*: width is 40.7: Expected `float` that's a multiple of 1"),
+        ("categories", 0, {"image_count": -1}, "category 9 .*: image_count is -1: Expected `int` >= 0"),
         ("images", 1, {"file_name": ...}, "image 11 has neither 'file_name' nor 'coco_url'"),
         ("images", 1, {"neg_category_ids": [4]}, "image 11: neg_category_ids has 4"),
         ("categories", 0, {"frequency": "x"}, "category 9 .*: frequency is 'x'"),
@@ -257,6 +316,13 @@ def test_binary_instead_of_json(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_bytes(b"\x1f\x8b\x08\x00\xff\xff")
     with pytest.raises(DataError, match="Unpack it"):
+        load_lvis(path, tmp_path)
+
+
+def test_other_encodings_than_utf_8_are_named(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(json.dumps(make_records()).encode("utf-16"))
+    with pytest.raises(DataError, match=r"UTF-16.* Save it as UTF-8"):
         load_lvis(path, tmp_path)
 
 

@@ -121,6 +121,9 @@ def test_images_in_folders_of_a_split_and_sizes_from_a_table(tmp_path, layout):
     annotations = load(images=tmp_path / "images", sizes_csv=sizes)
     assert annotations.image_path(0).is_file()
     np.testing.assert_array_equal(annotations.image_sizes[:2], [[20, 40], [20, 41]])
+    sizes.write_text("ImageID,Width,Height\n0a1b2c3d4e5f6071,40,20\n0a1b2c3d4e5f6071,20,40\n")
+    with pytest.raises(DataError, match=r"sizes.csv, line 3: 0a1b2c3d4e5f6071 had another size"):
+        load(images=tmp_path / "images", sizes_csv=sizes)
     sizes.write_text("ImageID,Width,Height\n0a1b2c3d4e5f6071,40,20\n")
     with pytest.raises(DataError, match="has no size of 4 images, the first is fedcba9876543210"):
         load(images=tmp_path / "images", sizes_csv=sizes)
@@ -133,7 +136,9 @@ def test_missing_images_are_named(tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "1111222233334444.jpg").write_text("no picture")
     (tmp_path / "5555666677778888.jpg").unlink()
-    with pytest.raises(DataError, match=r"2 of 5 images are missing or no pictures, the first is .*1111222233334444"):
+    with pytest.raises(
+        DataError, match=r"2 of 5 images are missing or no pictures, the first are .*1111222233334444.jpg, .*55556"
+    ):
         load(images=tmp_path)
     assert stored_size(FOLDER / "images" / "0a1b2c3d4e5f6071.jpg") == (64, 96)
 
@@ -161,6 +166,9 @@ HEADER = "ImageID,LabelName,XMin,XMax,YMin,YMax\n"
         ("boxes", HEADER + "a,/m/car,nan,0.4,0,1\n", "line 2: .* is not of shares"),
         ("boxes", HEADER + "a,/m/car,x,0.4,0,1\n", "line 2: the corners .* are no numbers"),
         ("boxes", HEADER + "a,/m/car,0\n", "line 2: it has 3 values for 6 columns"),
+        ("boxes", HEADER + "a,/m/car,0,1,0,1,1\n", "line 2: it has 7 values for 6 columns"),
+        ("boxes", HEADER + "a,/m/car,1.001,1.005,0,1\n", "line 2: the box 1.001, .* is not of shares"),
+        ("boxes", HEADER[:-1] + ",XMin\n", "boxes.csv has the column XMin twice"),
         ("boxes", "ImageID,LabelName,XMin,XMax\n", "boxes.csv has no column YMin, YMax"),
         ("boxes", "", "boxes.csv has no column"),
         ("boxes", HEADER, "boxes.csv has no boxes"),

@@ -1,6 +1,7 @@
 """The plan of a run: batches of one shape, no image lost, the same by whatever way a step is asked for."""
 
 import itertools
+import logging
 import pickle
 
 import numpy as np
@@ -81,11 +82,13 @@ def test_order_depends_on_seed_and_epoch_and_mixes_shapes(annotations):
     assert changes > 10  # of 33; sorted within each epoch there would be 5 at most
 
 
-def test_steps_and_epochs(annotations):
+def test_steps_and_epochs(annotations, caplog):
+    caplog.set_level(logging.INFO)
     plan = make_plan(annotations)  # 12 landscape and 11 portrait images in batches of 4
     assert plan.num_images == 23
     assert [plan.steps_per_epoch(epoch) for epoch in range(5)] == [5, 6, 6, 6, 5]
     assert [plan.step_of_epoch(epoch) for epoch in (5, 0, 1, 2)] == [28, 0, 5, 11]
+    assert "an epoch of random sampling shows 23 images, 23 different ones take part: 5 steps of 4" in caplog.text
 
 
 def test_repeated_images_come_ceil_times(annotations):

@@ -122,8 +122,9 @@ def test_samplers_by_name():
 
 def test_bad_settings():
     for factors in (repeat_factors, instance_aware_factors):
-        with pytest.raises(ValueError, match="threshold"):
-            factors([[0]], -1.0)
+        for threshold in (-1.0, np.nan, np.inf):
+            with pytest.raises(ValueError, match="threshold"):
+                factors([[0]], threshold)
     for rounding in (lambda: epoch_indices(np.ones(2), "floor", 0, 0), lambda: RepeatSampler(np.ones(2), "floor")):
         with pytest.raises(ValueError, match="rounding is 'floor'"):
             rounding()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -269,6 +270,38 @@ def test_assignment_is_exact_when_it_is_tight(seed):
 def test_impossible_assignments_say_what_to_change(counts, numbers, message):
     with pytest.raises(ValueError, match=message):
         assign_categories(np.array(counts), np.array(numbers), np.random.default_rng(0))
+
+
+@pytest.mark.slow
+def test_a_set_of_the_size_of_lvis_has_its_very_image_counts(shared):
+    real = read_counts(shared / "data" / "lvis_v1_categories.json")
+    settings = SyntheticSettings(
+        train_images=100_170, val_images=19_809, num_categories=1203, objects=(3, 22), counts=real
+    )
+    plan = plan_categories(settings, "train")
+    counts = np.bincount(np.concatenate([np.unique(kinds) for kinds in plan]), minlength=1203)
+    assert counts.tolist() == sorted(real, reverse=True)
+    assert Counter(map(frequency_group, counts.tolist())) == {"r": 337, "c": 461, "f": 405}
+    val = np.bincount(np.concatenate(plan_categories(settings, "val")), minlength=1203)
+    assert val.min() > 200
+
+
+def test_simplified_polygons_stay_close_and_nothing_else_changes(small, tmp_path):
+    make_dataset(tmp_path, dataclasses.replace(SMALL, polygon_error=1.0))
+    exact, fewer = read(small, "train")["annotations"], read(tmp_path, "train")["annotations"]
+    assert digest(small / "images") == digest(tmp_path / "images")
+    vertices = [sum(map(len, annotation["segmentation"])) for annotation in (*exact, *fewer)]
+    assert sum(vertices[len(exact) :]) < 0.5 * sum(vertices[: len(exact)])
+    overlaps = []
+    for a, b in zip(exact, fewer, strict=True):
+        assert {key: a[key] for key in a if key != "segmentation"} == {
+            key: b[key] for key in b if key != "segmentation"
+        }
+        one, other = (polygons_to_mask(annotation["segmentation"], 96, 112) for annotation in (a, b))
+        overlaps.append((one & other).sum() / (one | other).sum())
+    assert np.mean(overlaps) > 0.9
+    with pytest.raises(ValueError, match="polygon_error is -1"):
+        SyntheticSettings(polygon_error=-1.0)
 
 
 def test_federated_labels(tmp_path):

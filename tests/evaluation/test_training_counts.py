@@ -38,6 +38,9 @@ def test_counts_of_the_training_set_fill_the_gaps(bare):
         [0, 0, "r"],
     ]
     assert training_counts(bare.data, load_truth(bare.data.val_json)).images.tolist() == [0, 2, 0]
+    bare.data.frequency_limits = (0, 1)
+    truth = with_training_counts(load_truth(bare.data.val_json), bare.data)
+    assert [category["frequency"] for category in truth.categories] == ["r", "f", "r"]
 
 
 def test_what_the_validation_file_says_counts_first(case, bare):

@@ -27,6 +27,7 @@ def test_counts_are_those_asked_for_and_outlines_fill_their_boxes(tmp_path):
     figures = start(path)
     assert (figures["images"], figures["objects"], figures["categories"]) == (50, 70, 2)
     assert figures["vertices"] == len(annotations.points)
+    assert 0 < figures["processor_seconds"] < 60
     assert 1.05 * figures["GB_peak"] > figures["GB_after"] > 0  # the kernel counts them at different times
 
 

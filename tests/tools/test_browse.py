@@ -79,8 +79,12 @@ def test_command_line(annotations, tmp_path, capsys):
     assert "2 samples" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no category 'x'"):
         browse.main([*where, "--category", "x"])
-    with pytest.raises(SystemExit, match="browse: "):
+    with pytest.raises(SystemExit, match=r"browse: --set data.nothing=1: there is no setting data.nothing"):
         browse.main([*where, "--set", "data.nothing=1"])
+    with pytest.raises(SystemExit, match=r"--set data.flip=often: 'often' is no value for data.flip, which is 0.5"):
+        browse.main([*where, "--set", "data.flip=often"])
+    with pytest.raises(SystemExit, match=r"browse: .*nowhere"):
+        browse.main([*where, "--out", "/proc/nowhere/g.html"])
 
 
 def test_settings_keep_their_types():

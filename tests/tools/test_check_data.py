@@ -44,6 +44,13 @@ def test_sound_data_set(tmp_path, capsys):
         ("annotations", 2, {"bbox": [70, 6, 20, 24]}, "box outside its image", "annotation 102"),
         ("annotations", 2, {"segmentation": [[1, 2, 3]]}, "broken outline", "annotation 102"),
         ("annotations", 2, {"segmentation": {"size": [40, 60], "counts": "0"}}, "broken outline", "annotation 102"),
+        (
+            "annotations",
+            2,
+            {"segmentation": rectangle(40, 32, 9, 5)},
+            "outline outside its box",
+            "annotation 102: 40, 32",
+        ),
         ("images", 1, {"id": 10}, "image id used twice", "10 (2 times)"),
         ("images", 1, {"width": "x"}, "broken record of images", "image 11 (images[1])"),
         ("images", 1, {"file_name": ...}, "image without file_name and coco_url", "image 11"),
@@ -69,12 +76,14 @@ def test_errors(tmp_path, capsys, table, place, fields, kind, example):
     [
         ("annotations", 2, {"bbox": [50, 6, 20, 24], "segmentation": ...}, "box over the edge of its image"),
         ("annotations", 2, {"area": 900}, "area larger than the box"),
-        ("annotations", 2, {"segmentation": rectangle(30, 6, 20, 20)}, "outline leaves its box"),
+        ("annotations", 2, {"segmentation": rectangle(20, 6, 20, 20)}, "outline leaves its box"),
         ("annotations", 2, {"segmentation": [[1, 2, 3, 4]]}, "outline without three points or a pixel"),
-        ("annotations", 2, {"bbox": [4, 6, 0.2, 24]}, "object without area, thinner than a pixel"),
+        ("annotations", 2, {"bbox": [6, 6, 0.2, 24]}, "object without area, thinner than a pixel"),
         ("annotations", 2, {"iscrowd": 1}, "crowd or group"),
         ("annotations", 2, {"segmentation": ...}, "object without a mask"),
         ("annotations", 2, {"image_id": 10}, "image without objects"),
+        ("images", 1, {"neg_category_ids": [3, 5]}, "category annotated and in neg_category_ids: image 11: 5"),
+        ("categories", 0, {"name": "class3"}, "category name used twice: class3"),
         ("images", 1, {"file_name": "000.png", "width": 60, "height": 40}, "file name used twice"),
         ("categories", 0, {"image_count": 7}, "image_count that is not that of this file"),
         ("categories", 0, {"image_count": 2, "frequency": "f"}, "frequency that does not follow from image_count"),
@@ -122,6 +131,48 @@ def test_files_that_cannot_be_read_at_all(tmp_path, capsys):
     assert status == 1
     assert "no valid json" in out
     assert run(capsys, "--json", tmp_path / "none.json", "--images", images)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--source", "hf:lvis"], "config.data.source is 'hf:lvis'"),
+        (["--config", "none.py"], "there is no recipe none.py"),
+    ],
+)
+def test_what_names_no_data_set_ends_in_one_line(arguments, words):
+    with pytest.raises(SystemExit, match=f"check_data: .*{words}"):
+        check_data.main(arguments)
+
+
+def test_openimages_without_its_classes(capsys):
+    where = ("--json", FOLDER / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
+    status, out = run(capsys, *where)
+    assert status == 1
+    assert "set config.data.openimages.classes_csv" in out
+
+
+def test_every_broken_line_of_openimages_is_counted(tmp_path, capsys):
+    good = (FOLDER / "boxes.csv").read_text()
+    corners = ("0.5,0.4,0.1,0.2", "x,0.4,0.1,0.2", "0.1,0.4,0.1,7")
+    bad = "".join(f"0a1b2c3d4e5f6071,xclick,/m/car,1,{four},0,0,0,0,0\n" for four in corners)
+    (tmp_path / "boxes.csv").write_text(
+        f"{good}{bad}0a1b2c3d4e5f6071,xclick,/m/plane,1,0,1,0,1,0,0,0,0,0\nshort,line\n"
+    )
+    (tmp_path / "labels.csv").write_text("ImageID,LabelName,Confidence\na,/m/car,0.5\na,/m/car,1\nb,/m/car,maybe\n")
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import common\ndef get_config():\n    config = common.get_config()\n"
+        f"    config.data.openimages.train_labels_csv = {str(tmp_path / 'labels.csv')!r}\n    return config\n"
+    )
+    where = ("--json", tmp_path / "boxes.csv", "--images", FOLDER / "images", "--format", "openimages")
+    classes = FOLDER / "class-descriptions-boxable.csv"
+    status, out = run(capsys, "--config", recipe, *where, "--classes", classes)
+    assert status == 1
+    assert "ERROR        5 broken line of boxes.csv: line 9: the box 0.5, 0.1, 0.4, 0.2 is not of shares" in out
+    assert "; line 10: the corners ['x', '0.1', '0.4', '0.2'] are no numbers" in out
+    assert "ERROR        2 broken line of labels.csv: line 2: '0.5' is neither 0 nor 1" in out
+    assert "7 errors" in out
 
 
 def test_openimages_and_recipes(tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -72,7 +75,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, mo
 
     def cut(batch, mesh):
         calls.append(batch.index.tolist())
-        if len(calls) == 5:  # after the checkpoint of step 3 and the log line of step 4
+        if len(calls) == 6:  # after the checkpoint of step 3 and in the midst of step 5
             raise PowerCut
         return inner(batch, mesh)
 
@@ -81,7 +84,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, mo
         train(config, tmp_path)
     before = list(calls)
     resumed = jax.device_get(train(config, tmp_path))
-    assert calls[5:7] == before[3:5]  # the data goes on where the checkpoint stood
+    assert calls[6:8] == before[3:5]  # the data goes on where the checkpoint stood
     assert int(resumed.step) == int(whole.step) == 6
     for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(whole)[0], jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
@@ -234,13 +237,54 @@ def test_misspelt_key_is_refused(config):
 
 
 def test_watch_names_loss_and_images():
-    watch = MetricsWatch(np.array([501, 502, 503]))
+    watch = MetricsWatch(np.array([501, 502, 503]), max_unreadable=0)
     good = {name: jnp.ones(()) for name in ("cls", "loss", "finite")}
+    good |= {name: jnp.zeros(()) for name in ("unreadable", "dropped")}
     for step in range(LAG):
         assert watch.push(step, np.array([0, 1]), good) == []
     assert watch.push(LAG, np.array([2, -1]), good | {"cls": jnp.asarray(jnp.nan), "finite": jnp.zeros(())})[0][0] == 0
     with pytest.raises(NonFiniteLoss, match=r"step 2: cls not finite; image ids of this host: \[503\]"):
         watch.flush()
+
+
+def test_watch_counts_what_all_hosts_left_out_and_stops_at_its_limit():
+    watch = MetricsWatch(np.array([501]), max_unreadable=2)
+    metrics = {name: jnp.ones(()) for name in ("loss", "finite")} | {"unreadable": jnp.asarray(1.0)}
+    for step in range(LAG + 2):
+        done = watch.push(step, np.array([0]), metrics | {"dropped": jnp.asarray(3.0)})
+    assert done == [(1, {"loss": 1.0, "finite": 1.0})]
+    assert (watch.unreadable, watch.dropped) == (2, 6)
+    with pytest.raises(DataError, match=r"3 images could not be read, more than config.data.max_unreadable = 2"):
+        watch.flush()
+
+
+def test_a_dead_loader_process_and_unreadable_images_are_in_the_log(config, tmp_path, monkeypatch):
+    import rog_jax.training.loop as loop
+
+    other = config.copy_and_resolve_references()
+    other.data.workers = 1
+    data = json.loads(Path(config.data.train_json).read_text())
+    for image in data["images"][3:13]:
+        image["file_name"] = f"gone/{image['file_name']}"
+    path = Path(config.data.train_json).with_name("some_gone.json")
+    path.write_text(json.dumps(data))
+    other.data.train_json = str(path)
+    inner, calls, before = loop.to_devices, [], set(multiprocessing.active_children())
+
+    def kill_once(batch, mesh):
+        calls.append(batch)
+        if len(calls) == 1:
+            (worker,) = set(multiprocessing.active_children()) - before
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()
+        return inner(batch, mesh)
+
+    monkeypatch.setattr(loop, "to_devices", kill_once)
+    train(other, tmp_path)
+    lines = read_log(tmp_path)
+    unreadable = sum(int((batch.index < 0).sum()) for batch in calls)
+    assert unreadable > 0
+    assert (lines[-1]["loader_restarts"], lines[-1]["unreadable_images"]) == (1, unreadable)
 
 
 def test_log_is_cut_back_to_the_checkpoint(tmp_path):

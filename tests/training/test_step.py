@@ -69,6 +69,13 @@ def test_eight_devices_equal_one(variant):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_images_and_objects_left_out_are_summed_over_devices():
+    step, start, mesh = build(8, scope="global", variant="paper")
+    left_out = {"unreadable": np.array([1, 0, 0, 1, 0, 0, 0, 1], np.int32), "dropped": np.arange(8, dtype=np.int32)}
+    _, metrics = step(start(), to_devices(random_batch(0)._replace(**left_out), mesh))
+    assert (float(metrics["unreadable"]), float(metrics["dropped"])) == (3, 28)
+
+
 def test_device_scope_ranks_each_device_by_itself():
     """With scope `device` the GAP value is the mean of separate calls, one a device."""
     config = tiny_config()
