@@ -123,12 +123,12 @@ def test_federated_uses_the_classes_of_all_devices():
 
 def test_verified_negatives_by_image_or_by_row():
     loss = classification_loss("federated", num_classes=CLASSES, negatives="verified")
-    assert loss.extra_inputs == ("negatives",)
+    assert loss.extra_inputs == ("verified",)
     logits, labels = some_rows(CLASSES)
     known = np.random.default_rng(2).random((DEVICES, CLASSES)) < 0.4
     by_row = np.repeat(known, ROWS, axis=0)
-    value, gradient, _ = value_and_gradient(loss, logits, labels, negatives=known)
-    again, _, _ = value_and_gradient(loss, logits, labels, negatives=by_row)
+    value, gradient, _ = value_and_gradient(loss, logits, labels, verified=known)
+    again, _, _ = value_and_gradient(loss, logits, labels, verified=by_row)
     expected = reference.federated(logits, labels, by_row)
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
@@ -144,7 +144,7 @@ def test_federated_errors():
     with pytest.raises(ValueError, match="neg_category_ids"):
         verified(logits, labels, None, ())
     with pytest.raises(ValueError, match=r"\[B, 5\] or \[N, 5\] with N = 32 a multiple of B, got \(7, 5\)"):
-        verified(logits, labels, None, (), negatives=np.ones((7, CLASSES), bool))
+        verified(logits, labels, None, (), verified=np.ones((7, CLASSES), bool))
     with pytest.raises(ValueError, match="sampled, verified, not 'all'"):
         classification_loss("federated", num_classes=CLASSES, negatives="all")
 
