@@ -15,8 +15,8 @@ from rog_jax.losses.classification.binary import (
     sum_over_rows,
 )
 
-LARGE_ODDS = 1e8
-"""Beyond, (1 + A) / A has lost half of float64's digits."""
+LARGE_ODDS = 1e10
+"""Beyond, rounding (1 + A) / A to a float64 changes a weight by more than a millionth."""
 
 
 @dataclass(frozen=True)

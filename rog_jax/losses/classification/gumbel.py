@@ -17,6 +17,7 @@ LOWEST, HIGHEST = -4.0, 10.0
 """Training clips the logits to this range, which has no gradient beyond."""
 VARIANCE_FLOOR = 1e-12
 """PyTorch's gradient of binary cross-entropy divides by p (1 - p), but by no less than this."""
+LOG_2 = float(np.log(2))
 MAX_VALUE = 20.0
 """Where the published Gumbel cross-entropy is cut off."""
 WEIGHT_INIT, BIAS_INIT = ("constant", 0.001), -2.0
@@ -35,7 +36,9 @@ def gumbel_cross_entropy(logits: Float[Array, "*shape"], targets: Bool[Array, "*
     of -exp(-s) for targets below -3.32, where p (1 - p) falls below 1e-12.
     """
     decay = jnp.exp(-jnp.clip(logits, LOWEST, HIGHEST))  # -log p
-    return jnp.where(targets, decay, -jnp.log(-jnp.expm1(-decay)))
+    # Two ways to write log(1 - p), of which each loses its digits where the other keeps them.
+    of_negative = jnp.where(decay < LOG_2, jnp.log(-jnp.expm1(-decay)), jnp.log1p(-jnp.exp(-decay)))
+    return jnp.where(targets, decay, -of_negative)
 
 
 def _forward(logits, targets):
