@@ -12,7 +12,7 @@ from rog_jax.evaluation.calibration import norcal_scores
 from rog_jax.losses.classification import ClassificationLoss
 from rog_jax.models.detector import ScoreFunction
 
-GammaScores = Callable[[Float[Array, "N Q"], Float[Array, ""]], Float[Array, "N C"]]
+GammaScores = Callable[[Float[Array, "N Q"], float | int | Float[Array, ""]], Float[Array, "N C"]]
 """Raw outputs of the classifier and gamma to foreground scores."""
 
 
@@ -29,7 +29,7 @@ def gamma_scores(loss: ClassificationLoss, image_counts: Int[np.ndarray, " C"], 
     """
     _check_softmax(loss)
 
-    def scores(logits: Float[Array, "N Q"], gamma: Float[Array, ""]) -> Float[Array, "N C"]:
+    def scores(logits: Float[Array, "N Q"], gamma: float | int | Float[Array, ""]) -> Float[Array, "N C"]:
         calibrated = norcal_scores(logits, image_counts, gamma, settings.variant, settings.renormalise)
         return jnp.where(gamma == 0, loss.scores(logits), calibrated)
 
@@ -52,7 +52,7 @@ def score_function(
     if not settings.gamma:
         return None
     scores = gamma_scores(loss, image_counts, settings)
-    return lambda logits: scores(logits, jnp.float32(settings.gamma))
+    return lambda logits: scores(logits, settings.gamma)
 
 
 def _check_softmax(loss: ClassificationLoss) -> None:

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from rog_jax.losses.conventions import loss_dtype
 from rog_jax.losses.gap_positives import Positives
 from rog_jax.losses.pairs import sum_over_pairs
 from rog_jax.losses.ranking import (
     Settings,
     Verdict,
+    flat_settings,
     gather_own,
-    make_settings,
     number_of_positives,
-    ranked_dtype,
     value_and_gradient,
 )
 from rog_jax.losses.step import smooth_step
@@ -27,7 +27,7 @@ def ap_loss(
     *,
     delta: float | int = 1.0,
     weight: float | int | Num[Array | np.ndarray, ""] = 1.0,
-    method: str = "interval",
+    method: str = "auto",
     axis_name: str | None = None,
     max_positives: int | None = None,
 ) -> Float[Array, ""]:
@@ -58,7 +58,7 @@ def ap_loss_of_rows(
     *,
     delta: float | int = 1.0,
     weight: float | int | Num[Array | np.ndarray, ""] = 1.0,
-    method: str = "interval",
+    method: str = "auto",
     axis_name: str | None = None,
     max_positives: int | None = None,
 ) -> Float[Array, ""]:
@@ -77,7 +77,8 @@ def ap_loss_of_rows(
         labels: class of each row; C is the background, -1 padding, which takes part in nothing.
         delta: half width of H in logits; 0 makes a hard step, at which a tie counts. Part of the compiled program.
         weight: factor of the value and of the gradient (lambda).
-        method: "interval" (exact, time M log |P|) or "dense" (pairwise); they agree to rounding.
+        method: "interval" (time M log |P|), "dense" (pairwise, time M |P|) or "auto": dense on a TPU unless the
+            positives of all devices are too many, interval elsewhere. Both are exact to rounding.
         axis_name: mesh axis over whose devices the batches are joined. The value is then the same on each device,
             and the gradient is that of this device's rows in the joined batch times the number of devices, so that a
             mean of gradients over devices is the joined gradient.
@@ -93,8 +94,10 @@ def ap_loss_of_rows(
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"ap_loss_of_rows takes logits [N, C] and labels [N]; got {logits.shape} and {labels.shape}")
-    settings = make_settings("ap_loss", logits.shape[0], delta, method, max_positives, axis_name)
-    dtype = ranked_dtype(logits)
+    settings = flat_settings("ap_loss", logits.shape[0], delta, method, max_positives, axis_name)
+    dtype = loss_dtype(logits)
+    if not logits.size:
+        return jnp.zeros((), dtype)
     return jnp.asarray(weight, dtype) * _ap(settings, logits.astype(dtype), labels)
 
 

@@ -1,9 +1,10 @@
-"""Running number of sampled positives of each class, the memory of the GAP loss."""
+"""Running number of sampled rows of each class, the memory of the GAP loss and of Seesaw."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
+
+from rog_jax.losses.conventions import sum_over_devices
 
 
 def accumulate_counts(
@@ -12,7 +13,8 @@ def accumulate_counts(
     """Adds the positives of a batch to the running counts (ROG, section 3.3: omega follows the data seen so far).
 
     Args:
-        counts: positives of each class so far. Use int32: float32 stops counting at 2**24.
+        counts: positives of each class so far. Use int32, which stays at its largest number once it is full; float32
+            stops counting at 2**24.
         labels: class of each row; rows of the background (C) or of padding (-1) count nowhere.
         axis_name: mesh axis over whose devices the new positives are summed; None counts this device's only.
 
@@ -23,4 +25,7 @@ def accumulate_counts(
     num_classes = counts.shape[0]
     slots = jnp.where(labels < 0, num_classes, labels)  # a negative index would count from the end
     new = jnp.zeros_like(counts).at[slots].add(1, mode="drop")
-    return counts + (new if axis_name is None else jax.lax.psum(new, axis_name))
+    total = counts + sum_over_devices(new, axis_name)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        return total
+    return jnp.where(total < counts, jnp.iinfo(counts.dtype).max, total)

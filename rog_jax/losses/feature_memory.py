@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rog_jax.losses.conventions import is_foreground
+
 CHANCE_EPS = 1e-7
 SHIFT = 1 / 6
 SIGNS = np.array(list(itertools.product((-1.0, 1.0), repeat=4)), np.float32)
@@ -19,7 +21,7 @@ SIGNS = np.array(list(itertools.product((-1.0, 1.0), repeat=4)), np.float32)
 
 
 class FeatureMemory(NamedTuple):
-    """The latest features of each class, in rings of K places.
+    """Features of each class, in rings of K places: new ones take the places of the oldest.
 
     Attributes:
         features: [C, K, S, S, D], pooled features of jittered objects.
@@ -78,7 +80,9 @@ def insert(
     deltas: Float[Array, "M 4"],
     labels: Int[Array, " M"],
 ) -> FeatureMemory:
-    """The memory with these rows in it, over its oldest; of more rows of a class than it has places, the first stay.
+    """The memory with these rows in it, over its oldest.
+
+    Of more rows of a class than it has places, the first are stored and the rest left out, as published.
 
     Args:
         memory: before.
@@ -87,7 +91,7 @@ def insert(
         labels: class of each row; a row of the background or of -1 is not stored.
     """
     num_classes, capacity = memory.features.shape[:2]
-    stored = (labels >= 0) & (labels < num_classes)
+    stored = is_foreground(labels, num_classes)
     slots = jnp.where(stored, labels, num_classes)
     place = _place_within_class(slots)
     stored &= place < capacity

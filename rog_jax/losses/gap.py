@@ -1,6 +1,5 @@
 """Generalized Average Precision loss of ROG (ICCV 2023, section 3.3): positives against negatives of all classes."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,32 +9,23 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from rog_jax.losses.blocks import scan_blocks
-from rog_jax.losses.gap_dense import rank_densely
-from rog_jax.losses.gap_interval import rank_by_intervals
-from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives, sum_over_devices
+from rog_jax.losses.conventions import loss_dtype, sum_over_devices
+from rog_jax.losses.gap_positives import Positives
+from rog_jax.losses.ranking import Settings, Verdict, check_settings, value_and_gradient
 from rog_jax.losses.step import smooth_step
 
 VARIANTS = ("paper", "published")
-RANKINGS = {"interval": rank_by_intervals, "dense": rank_densely}
-METHODS = ("auto", *RANKINGS)
-DENSE_ON_TPU = 1 << 14
-"""Slots for positives up to which `auto` compares them all on a TPU, where a look-up costs as much as comparisons with
-some thousand positives: the figures of the compiler are in docs/performance.md."""
 USUAL_POSITIVE_FRACTION = 0.25
 """Share of foreground rows that the RoI sampler aims at; slots for as many positives serve every ordinary batch."""
 PUBLISHED_OMEGA_EPS = 1e-9
 PUBLISHED_ABOVE_EPS = 1e-10
 
 
-class Settings(NamedTuple):
-    """What a compiled GAP depends on; meanings as in `gap_loss`."""
+class Reading(NamedTuple):
+    """What GAP makes of ranks; meanings as in `gap_loss`."""
 
-    delta: float | int
     variant: str
     exclude_foreground: bool
-    method: str
-    max_positives: int
-    axis_name: str | None
 
 
 def gap_loss(
@@ -93,31 +83,27 @@ def gap_loss(
         The value, 0 for a batch without positives.
 
     Raises:
-        ValueError: for an unknown variant or method, a negative delta, or shapes that do not fit.
+        ValueError: for an unknown variant or method, a negative delta, no slots, or shapes that do not fit.
     """
     logits, labels, class_counts = jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(class_counts)
-    _check(logits, labels, class_counts, delta, variant, method)
-    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
-    omega_eps = PUBLISHED_OMEGA_EPS if variant == "published" else 0.0
-    omega = _omega(class_counts.astype(dtype), jnp.asarray(gamma, dtype), omega_eps)
-    num_rows = logits.shape[0]
-    slots = int(np.ceil(num_rows * USUAL_POSITIVE_FRACTION)) if max_positives is None else max_positives
-    settings = Settings(delta, variant, exclude_foreground, method, max(1, min(slots, num_rows)), axis_name)
-    return _gap(settings, logits.astype(dtype), labels, omega, jnp.asarray(weight, dtype))
-
-
-def _check(logits: Array, labels: Array, class_counts: Array, delta: float | int, variant: str, method: str) -> None:
     if variant not in VARIANTS:
         raise ValueError(f"gap_loss knows the variants {', '.join(VARIANTS)}, not {variant!r}")
-    if method not in METHODS:
-        raise ValueError(f"gap_loss knows the methods {', '.join(METHODS)}, not {method!r}")
-    if delta < 0:
-        raise ValueError(f"delta is half the width of a step and cannot be negative: {delta}")
+    check_settings("gap_loss", delta, method, max_positives)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or class_counts.shape != logits.shape[1:]:
         raise ValueError(
             "gap_loss takes logits [N, C] of the foreground columns, labels [N] and class_counts [C]; got "
             f"{logits.shape}, {labels.shape} and {class_counts.shape}"
         )
+    dtype = loss_dtype(logits)
+    if not logits.size:
+        return jnp.zeros((), dtype)
+    omega_eps = PUBLISHED_OMEGA_EPS if variant == "published" else 0.0
+    omega = _omega(class_counts.astype(dtype), jnp.asarray(gamma, dtype), omega_eps)
+    num_rows = logits.shape[0]
+    slots = int(np.ceil(num_rows * USUAL_POSITIVE_FRACTION)) if max_positives is None else max_positives
+    settings = Settings(delta, method, min(slots, num_rows), num_rows, axis_name)
+    reading = Reading(variant, exclude_foreground)
+    return _gap(settings, reading, logits.astype(dtype), labels, omega, jnp.asarray(weight, dtype))
 
 
 def _omega(counts: Float[Array, " C"], gamma: Float[Array, ""], eps: float) -> Float[Array, " C"]:
@@ -128,80 +114,56 @@ def _omega(counts: Float[Array, " C"], gamma: Float[Array, ""], eps: float) -> F
     return counts.shape[0] * power / (jnp.sum(power) + eps * smallest**gamma)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gap(settings: Settings, logits: Array, labels: Array, omega: Array, weight: Array) -> Array:
-    return _value_and_gradient(settings, logits, labels, omega, weight)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gap(settings: Settings, reading: Reading, logits: Array, labels: Array, omega: Array, weight: Array) -> Array:
+    return _forward(settings, reading, logits, labels, omega, weight)[0]
 
 
-def _gap_forward(settings: Settings, logits: Array, labels: Array, omega: Array, weight: Array) -> tuple[Array, Array]:
-    return _value_and_gradient(settings, logits, labels, omega, weight)
+def _forward(
+    settings: Settings, reading: Reading, logits: Array, labels: Array, omega: Array, weight: Array
+) -> tuple[Array, Array]:
+    verdict = partial(judge, reading=reading, delta=settings.delta, omega=omega, weight=weight)
+    return value_and_gradient(settings, logits, labels, verdict)
 
 
-def _gap_backward(settings: Settings, gradient: Array, cotangent: Array) -> tuple[Array, None, None, None]:
+def _backward(
+    settings: Settings, reading: Reading, gradient: Array, cotangent: Array
+) -> tuple[Array, None, None, None]:
     return cotangent * gradient, None, None, None
 
 
-_gap.defvjp(_gap_forward, _gap_backward)
+_gap.defvjp(_forward, _backward)
 
 
-def _value_and_gradient(
-    settings: Settings, logits: Array, labels: Array, omega: Array, weight: Array
-) -> tuple[Float[Array, ""], Float[Array, "N C"]]:
-    """Ranks with the usual number of slots, or with one for each row where some device has more positives."""
-    num_rows, num_classes = logits.shape
-
-    def rank(capacity: int) -> tuple[Array, Array]:
-        positives = pack_positives(logits, labels, capacity, settings.axis_name)
-
-        def by(method: str) -> Callable[..., tuple[Array, Array]]:
-            return partial(rank_packed, settings._replace(method=method), positives=positives)
-
-        arrays = (logits, labels, omega, weight)
-        if settings.method != "auto":
-            return by(settings.method)(*arrays)
-        on_tpu = "dense" if len(positives.scores) <= DENSE_ON_TPU else "interval"
-        return jax.lax.platform_dependent(*arrays, tpu=by(on_tpu), default=by("interval"))
-
-    if settings.max_positives >= num_rows:
-        return rank(num_rows)
-    most = jnp.sum((labels >= 0) & (labels < num_classes))
-    if settings.axis_name is not None:
-        most = jax.lax.pmax(most, settings.axis_name)
-    return jax.lax.cond(most <= settings.max_positives, lambda: rank(settings.max_positives), lambda: rank(num_rows))
-
-
-def rank_packed(
-    settings: Settings, logits: Array, labels: Array, omega: Array, weight: Array, positives: Positives
-) -> tuple[Float[Array, ""], Float[Array, "N C"]]:
-    """Value and gradient of `gap_loss` for packed positives, by a method that is not "auto"; omega is [C]."""
-    num_rows, num_classes = logits.shape
-    above, spread = RANKINGS[settings.method](logits, labels, positives, settings.delta)
-    same, other = _compare_positives(positives, settings.delta)
-    if not settings.exclude_foreground:
+def judge(
+    positives: Positives,
+    above: Float[Array, " P"],
+    reading: Reading,
+    delta: float | int,
+    omega: Float[Array, " C"],
+    weight: Float[Array, ""],
+) -> Verdict:
+    """GAP's value and gradient from F; see `gap_loss` for the arguments."""
+    same, other = _compare_positives(positives, delta)
+    if not reading.exclude_foreground:
         above = above + other
 
-    if settings.variant == "paper":
-        rank = 1 + same + other + (above if settings.exclude_foreground else above - other)
+    if reading.variant == "paper":
+        rank = 1 + same + other + (above if reading.exclude_foreground else above - other)
     else:
-        rank = smooth_step(jnp.zeros((), logits.dtype), settings.delta) + same + above
+        rank = smooth_step(jnp.zeros((), above.dtype), delta) + same + above
 
-    share, own_labels = _class_shares(positives, num_classes, logits.dtype)
+    share, own_labels = _class_shares(positives, len(omega), above.dtype)
     importance = share * weight * omega[own_labels]  # a_m of each positive
-    value = jnp.sum((importance if settings.variant == "paper" else share) * above / rank)
+    value = jnp.sum((importance if reading.variant == "paper" else share) * above / rank)
     scale = importance / rank
-    if settings.variant == "published":
+    if reading.variant == "published":
         scale = jnp.where(above > PUBLISHED_ABOVE_EPS, scale, 0)
 
-    slot_gradient = -scale * above  # [P]
-    if not settings.exclude_foreground:
-        slot_gradient = slot_gradient + _spread_to_positives(positives, scale, settings.delta)
-    positive_gradient = jnp.zeros(num_rows, logits.dtype).at[positives.rows].set(slot_gradient, mode="drop")
-    at_positives = jnp.where(labels[:, None] == jnp.arange(num_classes), positive_gradient[:, None], 0)  # [N, C]
-    gradient = jnp.where(is_negative(labels, num_classes), spread(scale), at_positives)
-    if settings.axis_name is None:
-        return value, gradient
-    devices = jax.lax.psum(1, settings.axis_name)
-    return jax.lax.psum(value, settings.axis_name), gradient * devices
+    gradient = -scale * above
+    if not reading.exclude_foreground:
+        gradient = gradient + _spread_to_positives(positives, scale, delta)
+    return Verdict(value, scale, gradient)
 
 
 def _class_shares(

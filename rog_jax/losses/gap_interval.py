@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
-from rog_jax.losses.gap_positives import Positives, is_negative, sum_over_devices
+from rog_jax.losses.conventions import sum_over_devices
+from rog_jax.losses.gap_positives import Positives, is_negative
 from rog_jax.losses.interval_search import look_up, make_search
 from rog_jax.losses.interval_tally import Sums, add_entries, to_floats, zero_sums
 

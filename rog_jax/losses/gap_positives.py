@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rog_jax.losses.conventions import is_foreground
+
 
 class Positives(NamedTuple):
     """Positive entries of the union of all devices' batches, and where this device's own lie among them.
@@ -35,8 +37,7 @@ def pack_positives(
 ) -> Positives:
     """Packs the entries (i, y_i) with 0 <= y_i < C of the first `capacity` foreground rows; gathers all devices'."""
     num_rows, num_classes = logits.shape
-    foreground = (labels >= 0) & (labels < num_classes)
-    (rows,) = jnp.nonzero(foreground, size=capacity, fill_value=num_rows)
+    (rows,) = jnp.nonzero(is_foreground(labels, num_classes), size=capacity, fill_value=num_rows)
     filled = rows < num_rows
     packed_labels = jnp.where(filled, labels.at[rows].get(mode="clip"), -1)
     scores = jnp.where(filled, logits.at[rows, packed_labels].get(mode="clip"), 0)
@@ -51,8 +52,3 @@ def pack_positives(
 def is_negative(labels: Int[Array, " N"], num_classes: int) -> Bool[Array, "N C"]:
     """The set N-hat: all foreground columns of all rows but padding, without the entries (i, y_i)."""
     return (labels[:, None] != jnp.arange(num_classes)) & (labels[:, None] >= 0)
-
-
-def sum_over_devices(x: Array, axis_name: str | None) -> Array:
-    """The sum over the devices of a mesh axis; x itself where there is none."""
-    return x if axis_name is None else jax.lax.psum(x, axis_name)

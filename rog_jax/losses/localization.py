@@ -1,4 +1,4 @@
-"""Losses of single deltas, scores, boxes and masks; the caller masks, sums and normalises."""
+"""Losses of single deltas, boxes and masks; the caller masks, sums and normalises."""
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,6 @@ def smooth_l1(
     if beta == 0:
         return error
     return jnp.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
-
-
-def binary_cross_entropy(logits: Float[Array, "*shape"], targets: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Cross-entropy of sigmoid(logits) with the targets, each element for itself; finite for every finite logit.
-
-    Args:
-        logits: raw scores.
-        targets: probabilities in 0..1.
-    """
-    # Written with one condition, not with max and abs: the derivative at a logit of exactly 0 is then 0.5 - target.
-    positive = logits >= 0
-    magnitude = jnp.where(positive, logits, -logits)
-    return jnp.where(positive, logits, 0) - logits * targets + jnp.log1p(jnp.exp(-magnitude))
 
 
 def giou_loss(boxes: Float[Array, "*batch 4"], targets: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:

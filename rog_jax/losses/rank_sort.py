@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from rog_jax.losses.conventions import is_foreground, loss_dtype
 from rog_jax.losses.gap_positives import Positives
 from rog_jax.losses.pairs import sum_over_pairs
 from rog_jax.losses.ranking import (
     Settings,
     Verdict,
+    flat_settings,
     gather_own,
-    make_settings,
     number_of_positives,
-    ranked_dtype,
     value_and_gradient,
 )
 from rog_jax.losses.step import smooth_step
@@ -32,7 +32,7 @@ def rank_sort_loss(
     *,
     delta: float | int = 0.5,
     weight: float | int | Num[Array | np.ndarray, ""] = 1.0,
-    method: str = "interval",
+    method: str = "auto",
     axis_name: str | None = None,
     max_positives: int | None = None,
 ) -> Values:
@@ -67,7 +67,7 @@ def rank_sort_loss_of_rows(
     *,
     delta: float | int = 0.5,
     weight: float | int | Num[Array | np.ndarray, ""] = 1.0,
-    method: str = "interval",
+    method: str = "auto",
     axis_name: str | None = None,
     max_positives: int | None = None,
 ) -> Values:
@@ -95,8 +95,8 @@ def rank_sort_loss_of_rows(
             all its columns. Of no meaning in other rows. No gradient goes to them.
         delta: half width of H in logits; 0 makes a hard step, at which a tie counts. Part of the compiled program.
         weight: factor of both values and of the gradient.
-        method: "interval" (exact, time M log |P| and |P|² for the sorting) or "dense" (pairwise); they agree to
-            rounding.
+        method: "interval" (time M log |P|), "dense" (pairwise, time M |P|) or "auto": dense on a TPU unless the
+            positives of all devices are too many, interval elsewhere. Both are exact to rounding; sorting takes |P|².
         axis_name: mesh axis over whose devices the batches are joined. The values are then the same on each device,
             and the gradient is that of this device's rows in the joined batch times the number of devices, so that a
             mean of gradients over devices is the joined gradient.
@@ -117,9 +117,11 @@ def rank_sort_loss_of_rows(
             f"{logits.shape}, {labels.shape} and {ious.shape}"
         )
     num_rows, num_classes = logits.shape
-    settings = make_settings("rank_sort_loss", num_rows, delta, method, max_positives, axis_name)
-    dtype = ranked_dtype(logits)
-    labels = jnp.where((labels >= 0) & (labels < num_classes) & ~(ious > 0), num_classes, labels)
+    settings = flat_settings("rank_sort_loss", num_rows, delta, method, max_positives, axis_name)
+    dtype = loss_dtype(logits)
+    if not logits.size:
+        return jnp.zeros((), dtype), jnp.zeros((), dtype)
+    labels = jnp.where(is_foreground(labels, num_classes) & ~(ious > 0), num_classes, labels)
     rank, sort = _rank_sort(settings, logits.astype(dtype), labels, ious.astype(dtype))
     weight = jnp.asarray(weight, dtype)
     return weight * rank, weight * sort

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from rog_jax.losses.conventions import is_foreground, sum_over_devices
 from rog_jax.losses.localization import dice_loss, giou_loss
 from rog_jax.losses.rank_sort import rank_sort_loss_of_rows
 from rog_jax.ops.boxes import paired_iou
@@ -45,7 +46,7 @@ def rank_sort_head_loss(
     *,
     delta: float | int = 0.5,
     weight: float | int | Num[Array, ""] = 1.0,
-    method: str = "interval",
+    method: str = "auto",
     axis_name: str | None = None,
     joint_ranking: bool = True,
     max_positives: int | None = None,
@@ -60,7 +61,7 @@ def rank_sort_head_loss(
         delta: half width of the ranking step, in logits.
         weight: factor of the ranking and sorting loss and, since it is scaled to them, of the box loss (0.2 in the
             published RPN).
-        method: "interval" or "dense".
+        method: "auto", "interval" or "dense".
         axis_name: mesh axis over whose devices the batch is spread.
         joint_ranking: with an axis, rank the joined batch, or each device's rows among themselves (published).
         max_positives: slots for the positives of one device, B * P by default.
@@ -74,7 +75,7 @@ def rank_sort_head_loss(
     images, slots = boxes.shape[:2]
     num_rows, num_classes = logits.shape[1:]
     leading = labels[:, :slots]
-    positive = (leading >= 0) & (leading < num_classes)  # [B, P]
+    positive = is_foreground(leading, num_classes)  # [B, P]
     # Not weighted by 0 later: whatever stands in an empty slot, even infinity, must not reach the gradient.
     boxes, truths = (jnp.where(positive[..., None], x, 0) for x in (boxes, truths))
     ious = jnp.where(positive, paired_iou(jax.lax.stop_gradient(boxes), truths), 0)
@@ -122,9 +123,7 @@ def weighted_mean(
     losses: Float[Array, "*P"], weights: Float[Array, "*P"], axis_name: str | None = None
 ) -> Float[Array, ""]:
     """Sum of weighted losses, divided by the sum of the weights or its mean over the devices of an axis."""
-    total, devices = jnp.sum(weights), 1
-    if axis_name is not None:
-        total, devices = jax.lax.psum((total, devices), axis_name)
+    total, devices = sum_over_devices((jnp.sum(weights), 1), axis_name)
     total = jnp.where(total < MIN_WEIGHTS, 1, total)
     return jnp.sum(jnp.where(weights > 0, weights * losses, 0)) / (total / devices)
 

@@ -1,6 +1,6 @@
-"""What AP loss and Rank & Sort have in common: ranks of the positives, and a gradient set by hand from them.
+"""What GAP, AP loss and Rank & Sort have in common: ranks of the positives, and a gradient set by hand from them.
 
-Both score each positive i from F_i, the negatives above it, and from the other positives; the loss then says what the
+Each scores a positive i from F_i, the negatives above it, and from the other positives; the loss then says what the
 gradient at each positive is, and with which weight w_i it is shared out to the negatives: sum_i w_i H(s_j - s_i) at j.
 """
 
@@ -11,13 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from rog_jax.losses.conventions import is_foreground, sum_over_devices
 from rog_jax.losses.gap_dense import rank_densely
 from rog_jax.losses.gap_interval import rank_by_intervals
 from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives
 from rog_jax.losses.pairs import most_of_a_device
 from rog_jax.ops.manual_axes import vary_like
 
-METHODS = {"interval": rank_by_intervals, "dense": rank_densely}
+RANKINGS = {"interval": rank_by_intervals, "dense": rank_densely}
+METHODS = ("auto", *RANKINGS)
+DENSE_ON_TPU = 1 << 14
+"""Positives ranked at once up to which `auto` compares them all on a TPU, where a look-up costs as much as comparisons
+with some thousand positives: the figures of the compiler are in docs/performance.md."""
+
 USUAL_POSITIVES = 512
 """Slots for the positives of one device that serve every ordinary batch (four images of a detector)."""
 
@@ -25,11 +31,21 @@ Spread = Callable[[Float[Array, " P"]], Float[Array, "N C"]]
 
 
 class Settings(NamedTuple):
-    """What a compiled ranking loss depends on: half width of H, method, slots of a device, mesh axis."""
+    """What a compiled ranking loss depends on.
+
+    Attributes:
+        delta: half width of H, in logits.
+        method: one of `METHODS`.
+        max_positives: slots for the positives of one device; where some device has more, it takes one slot a row.
+        group: positives of one device that are ranked at once. Where there are more, memory stays what it is for so
+            many, and only time grows.
+        axis_name: of the mesh, or None.
+    """
 
     delta: float | int
     method: str
     max_positives: int
+    group: int
     axis_name: str | None
 
 
@@ -38,7 +54,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         values: scalars, this device's share of the values.
-        weights: [P], with which each positive hands gradient to the negatives above it.
+        weights: [P], with which each positive hands gradient to the negatives above it; 0 in empty slots.
         gradient: [P], at each positive itself.
     """
 
@@ -47,10 +63,12 @@ class Verdict(NamedTuple):
     gradient: Float[Array, " P"]
 
 
-def make_settings(
-    loss: str, num_rows: int, delta: float | int, method: str, max_positives: int | None, axis_name: str | None
-) -> Settings:
-    """Checked settings; `loss` is the name for messages.
+Judge = Callable[[Positives, Float[Array, " P"]], Verdict]
+"""Gets the positives and F of this device's own, [P]."""
+
+
+def check_settings(loss: str, delta: float | int, method: str, max_positives: int | None) -> None:
+    """Refuses what no ranking loss can be computed with; `loss` is the name for messages.
 
     Raises:
         ValueError: unknown method, negative delta, no slot.
@@ -61,60 +79,77 @@ def make_settings(
         raise ValueError(f"{loss}: delta is half the width of a step and cannot be negative: {delta}")
     if max_positives is not None and max_positives < 1:
         raise ValueError(f"{loss} needs at least one slot for positives: max_positives={max_positives}")
-    slots = USUAL_POSITIVES if max_positives is None else max_positives
-    return Settings(delta, method, max(1, min(slots, num_rows)), axis_name)
+
+
+def flat_settings(
+    loss: str, num_rows: int, delta: float | int, method: str, max_positives: int | None, axis_name: str | None
+) -> Settings:
+    """Checked settings of a loss that may rank long lists: their positives are ranked in groups of `max_positives`.
+
+    Raises:
+        ValueError: as `check_settings`.
+    """
+    check_settings(loss, delta, method, max_positives)
+    slots = max(1, min(USUAL_POSITIVES if max_positives is None else max_positives, num_rows))
+    return Settings(delta, method, slots, slots, axis_name)
 
 
 def value_and_gradient(
-    settings: Settings,
-    logits: Float[Array, "N C"],
-    labels: Int[Array, " N"],
-    judge: Callable[[Positives, Float[Array, " P"]], Verdict],
+    settings: Settings, logits: Float[Array, "N C"], labels: Int[Array, " N"], judge: Judge
 ) -> tuple[PyTree, Float[Array, "N C"]]:
     """Values of the joined batch of all devices, and this device's rows of its gradient times the number of devices.
 
-    Positives have `max_positives` slots. Where some device has more, it takes one slot a row and ranks them in groups
-    of that many, so that memory stays what it is and only time grows.
-
     Args:
         settings: of the loss.
-        logits: of this device's entries.
+        logits: of this device's entries, of which there is at least one.
         labels: [N] 0..C-1 where (i, y_i) is a positive, C for rows without one, -1 for rows that take part in nothing.
-        judge: gets the positives and F of this device's own, [P].
+        judge: of the loss.
     """
     num_rows, num_classes = logits.shape
 
     def rank(capacity: int) -> tuple[PyTree, Array]:
         positives = pack_positives(logits, labels, capacity, settings.axis_name)
-        above, spread = rank_in_groups(settings, logits, labels, positives)
-        verdict = judge(positives, above)
-        at_rows = jnp.zeros(num_rows, logits.dtype).at[positives.rows].set(verdict.gradient, mode="drop")
-        at_positives = jnp.where(labels[:, None] == jnp.arange(num_classes), at_rows[:, None], 0)  # [N, C]
-        gradient = jnp.where(is_negative(labels, num_classes), spread(verdict.weights), at_positives)
-        return verdict.values, gradient
 
-    most = jnp.sum((labels >= 0) & (labels < num_classes))
+        def by(method: str) -> tuple[PyTree, Array]:
+            return rank_packed(settings._replace(method=method), logits, labels, positives, judge)
+
+        if settings.method != "auto":
+            return by(settings.method)
+        at_once = min(settings.group, capacity) * (len(positives.scores) // capacity)
+        if at_once > DENSE_ON_TPU:
+            return by("interval")
+        return jax.lax.platform_dependent(tpu=lambda: by("dense"), default=lambda: by("interval"))
+
+    if settings.max_positives >= num_rows:
+        return rank(num_rows)
+    most = jnp.sum(is_foreground(labels, num_classes))
     if settings.axis_name is not None:
         most = jax.lax.pmax(most, settings.axis_name)
-    if settings.max_positives >= num_rows:
-        values, gradient = rank(num_rows)
-    else:
-        usual = most <= settings.max_positives
-        values, gradient = jax.lax.cond(usual, lambda: rank(settings.max_positives), lambda: rank(num_rows))
-    if settings.axis_name is None:
-        return values, gradient
-    devices = jax.lax.psum(1, settings.axis_name)
-    return jax.lax.psum(values, settings.axis_name), gradient * devices
+    return jax.lax.cond(most <= settings.max_positives, lambda: rank(settings.max_positives), lambda: rank(num_rows))
+
+
+def rank_packed(
+    settings: Settings, logits: Float[Array, "N C"], labels: Int[Array, " N"], positives: Positives, judge: Judge
+) -> tuple[PyTree, Float[Array, "N C"]]:
+    """`value_and_gradient` of packed positives, by a method that is not "auto"."""
+    num_rows, num_classes = logits.shape
+    above, spread = rank_in_groups(settings, logits, labels, positives)
+    verdict = judge(positives, above)
+    at_rows = jnp.zeros(num_rows, logits.dtype).at[positives.rows].set(verdict.gradient, mode="drop")
+    at_positives = jnp.where(labels[:, None] == jnp.arange(num_classes), at_rows[:, None], 0)  # [N, C]
+    gradient = jnp.where(is_negative(labels, num_classes), spread(verdict.weights), at_positives)
+    values, devices = sum_over_devices((verdict.values, 1), settings.axis_name)
+    return values, gradient * devices
 
 
 def rank_in_groups(
     settings: Settings, logits: Float[Array, "N C"], labels: Int[Array, " N"], positives: Positives
 ) -> tuple[Float[Array, " P"], Spread]:
-    """The method's F and its spreading function, for groups of at most `max_positives` of each device at a time.
+    """The method's F and its spreading function, for groups of at most `group` positives of each device at a time.
 
     Arguments and results are those of `rank_by_intervals`, but that weights of empty slots must be 0.
     """
-    method, size, slots = METHODS[settings.method], settings.max_positives, positives.rows.shape[0]
+    method, size, slots = RANKINGS[settings.method], settings.group, positives.rows.shape[0]
     if slots <= size:
         return method(logits, labels, positives, settings.delta)
     groups = -(-slots // size)
@@ -156,8 +191,3 @@ def number_of_positives(positives: Positives, dtype: jnp.dtype) -> Float[Array, 
 def gather_own(x: Float[Array, " P"], positives: Positives) -> Float[Array, " U"]:
     """What each device knows of its own positives, for all of them."""
     return x if positives.axis_name is None else jax.lax.all_gather(x, positives.axis_name, tiled=True)
-
-
-def ranked_dtype(logits: Array) -> jnp.dtype:
-    """float64 for float64, float32 for everything else."""
-    return jnp.dtype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rog_jax.data.batch import MASK_CROP
-from rog_jax.losses.localization import binary_cross_entropy
+from rog_jax.losses.cross_entropy import binary_cross_entropy
 from rog_jax.models.layers import ConvNorm, ParameterDraws, kaiming_normal, own_set, unit, wide
 from rog_jax.ops.masks import crop_masks, roi_align_masks
 

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import FrozenConfigDict
 
-from rog_jax.losses.localization import binary_cross_entropy, smooth_l1
+from rog_jax.losses.cross_entropy import binary_cross_entropy
+from rog_jax.losses.localization import smooth_l1
 from rog_jax.losses.normaliser import normaliser
 from rog_jax.models.fpn import STRIDES
 from rog_jax.models.layers import ParameterDraws, conv, normal, wide

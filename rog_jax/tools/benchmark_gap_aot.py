@@ -1,6 +1,7 @@
 """What compilers say of GAP ahead of time, for machines that are not there: part of `benchmark_gap`."""
 
 import os
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from rog_jax.losses import gap_loss
-from rog_jax.losses.gap import RANKINGS, Settings, rank_packed
+from rog_jax.losses.gap import Reading, judge
 from rog_jax.losses.gap_positives import pack_positives
+from rog_jax.losses.ranking import RANKINGS, Settings, rank_packed
 from rog_jax.tools.program_cost import collectives
 from rog_jax.tools.topology import topology_devices
 
@@ -80,11 +82,12 @@ def compile_global(devices: int, rows: int, classes: int, slots: int) -> dict[st
     shapes = [((devices * rows, classes), jnp.float32), ((devices * rows,), jnp.int32), ((classes,), jnp.int32)]
 
     def figures(slots: int) -> dict[str, float]:
-        settings = Settings(0.5, "paper", True, "interval", slots, "data")
+        settings, reading = Settings(0.5, "interval", slots, slots, "data"), Reading("paper", True)
 
         def step(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
             positives = pack_positives(logits, labels, slots, "data")
-            value, gradient = rank_packed(settings, logits, labels, counts, jnp.float32(1), positives)
+            verdict = partial(judge, reading=reading, delta=0.5, omega=counts, weight=jnp.float32(1))
+            value, gradient = rank_packed(settings, logits, labels, positives, verdict)
             return value[None], gradient
 
         run = jax.shard_map(

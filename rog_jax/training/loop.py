@@ -123,7 +123,6 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             before = time.perf_counter()
             batch, on_devices = next(batches)
             log.got_batch(time.perf_counter() - before)
-            on_devices = to_devices(batch, mesh)  # outside the guard, which takes it for a slip where hosts are several
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, on_devices)
             for done, values in watch.push(step, batch.index, metrics):

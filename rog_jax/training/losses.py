@@ -116,7 +116,7 @@ def classification_inputs(model: Detector, outputs: TrainOutputs, batch: Batch, 
         "key": lambda: key,
         "image_keys": lambda: image_keys(key, batch.index),
         "gt_ids": lambda: _gt_ids(outputs.rois.matched, batch.boxes.shape[1]),
-        "negatives": lambda: batch.verified,
+        "verified": lambda: batch.verified,
     }
     return {name: makers[name]() for name in model.loss.extra_inputs if name in makers}
 

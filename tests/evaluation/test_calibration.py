@@ -67,7 +67,20 @@ def test_class_balanced_factor_ends_at_one_over_the_count():
     logits = np.random.default_rng(1).normal(0, 1, (3, len(COUNTS) + 1)).astype(np.float32)
     limit = norcal_scores(logits, COUNTS, 1.0, method="cb")
     np.testing.assert_allclose(limit, norcal_scores(logits, COUNTS, 1.0), rtol=1e-6)
-    np.testing.assert_allclose(norcal_scores(logits, COUNTS, 1 - 1e-7, method="cb"), limit, rtol=5e-3)
+    # Between them, a gamma so near 1 that float32 would lose 1 - gamma.
+    for gamma in (0.9999, 0.999999, 1 - 1e-9):
+        scores = norcal_scores(logits, COUNTS, gamma, method="cb")
+        expected = naive(logits, COUNTS, gamma, "exps", True, "cb")
+        np.testing.assert_allclose(scores, expected, rtol=2e-6)
+        traced = compiled(logits, COUNTS, gamma, method="cb")
+        np.testing.assert_allclose(traced, expected, rtol=2 * 2.0**-24 / (1 - gamma) + 2e-6)
+    np.testing.assert_allclose(scores, limit, rtol=5e-5)  # 1 / n to n (1 - gamma) / 2
+
+
+def test_class_balanced_factor_of_gamma_0_is_none():
+    logits = np.random.default_rng(1).normal(0, 1, (3, len(COUNTS) + 1)).astype(np.float32)
+    for scores in (norcal_scores(logits, COUNTS, 0, method="cb"), compiled(logits, COUNTS, 0.0, method="cb")):
+        np.testing.assert_allclose(scores, jax.nn.softmax(logits, axis=1)[:, :-1], rtol=1e-6)
 
 
 def test_a_sweep_over_gamma_compiles_once():

@@ -103,8 +103,8 @@ CASES = {
             "federated",
             {"negatives": "verified"},
             lambda s, y, w: reference.federated(s, y, np.repeat(_verified(), ROWS, axis=0)),
-            {"negatives": _verified()},
-            ("negatives",),
+            {"verified": _verified()},
+            ("verified",),
         ),
         Case("none", {}, lambda s, y, w: (0.0, np.zeros(np.shape(s)))),
     )

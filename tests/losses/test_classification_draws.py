@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rog_jax.losses import classification_loss
+from rog_jax.losses.classification import droploss
 from tests.losses.classification_cases import CLASSES, DEVICES, FREQUENCY, ROWS, on_devices, value_and_gradient
 from tests.reference import classification as reference
 
@@ -60,6 +61,15 @@ def test_share_of_negatives_that_are_left_is_rho():
     assert abs(background.mean(axis=(0, 2)) - expected).max() < 5.5 * np.sqrt(0.21 / 80)
     correlation = np.corrcoef(background.reshape(-1, 20).T)
     assert np.abs(correlation - np.eye(20)).max() < 5 / np.sqrt(background.size / 20)
+
+
+def test_draws_stay_below_1(monkeypatch):
+    """Where all bits are ones: of the words, and of what is added below them."""
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, 2**32 - 1, dtype))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, (1 - 2.0**-24) / 2))
+    draws = droploss._uniform(jax.random.key(0), 3, 6)
+    assert draws.shape == (3, 6)
+    assert 0.999 < draws.min() <= draws.max() < 1
 
 
 def test_nothing_is_dropped_on_background_without_objects():
@@ -123,12 +133,12 @@ def test_federated_uses_the_classes_of_all_devices():
 
 def test_verified_negatives_by_image_or_by_row():
     loss = classification_loss("federated", num_classes=CLASSES, negatives="verified")
-    assert loss.extra_inputs == ("negatives",)
+    assert loss.extra_inputs == ("verified",)
     logits, labels = some_rows(CLASSES)
     known = np.random.default_rng(2).random((DEVICES, CLASSES)) < 0.4
     by_row = np.repeat(known, ROWS, axis=0)
-    value, gradient, _ = value_and_gradient(loss, logits, labels, negatives=known)
-    again, _, _ = value_and_gradient(loss, logits, labels, negatives=by_row)
+    value, gradient, _ = value_and_gradient(loss, logits, labels, verified=known)
+    again, _, _ = value_and_gradient(loss, logits, labels, verified=by_row)
     expected = reference.federated(logits, labels, by_row)
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
@@ -144,7 +154,7 @@ def test_federated_errors():
     with pytest.raises(ValueError, match="neg_category_ids"):
         verified(logits, labels, None, ())
     with pytest.raises(ValueError, match=r"\[B, 5\] or \[N, 5\] with N = 32 a multiple of B, got \(7, 5\)"):
-        verified(logits, labels, None, (), negatives=np.ones((7, CLASSES), bool))
+        verified(logits, labels, None, (), verified=np.ones((7, CLASSES), bool))
     with pytest.raises(ValueError, match="sampled, verified, not 'all'"):
         classification_loss("federated", num_classes=CLASSES, negatives="all")
 
@@ -191,3 +201,12 @@ def test_ecm_is_the_published_expression_where_that_does_not_overflow(shared):
         for which in (loss, published):
             value, _ = which(jnp.asarray(logits), labels, None, ())
             np.testing.assert_allclose(value, (entries * which.class_weights).sum() / 6, rtol=1e-9)
+
+
+def test_ecm_weights_of_extreme_counts():
+    """Where the published expression would lose all digits in float64 too."""
+    loss = classification_loss("ecm", num_classes=2, counts=[1, 10**16])
+    np.testing.assert_allclose(loss.class_weights[0], 1, rtol=1e-15)
+    value, gradient, _ = value_and_gradient(loss, jnp.zeros((1, 3)), jnp.array([0]))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rog_jax.losses import accumulate_counts, classification_loss, gap_loss
+from rog_jax.losses.classification.gumbel import gumbel_cross_entropy
 from tests.losses.classification_cases import on_devices, value_and_gradient
 
 TOLERANCES = {np.float64: (1e-9, 1e-7), np.float32: (1e-4, 1e-4)}  # of values and of gradients, as their README says
@@ -115,6 +116,9 @@ def test_gumbel_entry_by_entry(shared, dtype):
         values, gradient = jax.jit(jax.vmap(jax.value_and_grad(one_row)))(logits)
         value_tolerance, gradient_tolerance = TOLERANCES[dtype]
         np.testing.assert_allclose(values, data["loss_pos"] + data["loss_neg"], rtol=value_tolerance)
+        entries = jax.jit(gumbel_cross_entropy)(logits, jnp.array([True, False]) & jnp.ones_like(logits, bool))
+        np.testing.assert_allclose(entries[:, 0], data["loss_pos"], rtol=value_tolerance)
+        np.testing.assert_allclose(entries[:, 1], data["loss_neg"], rtol=value_tolerance)
         # Where p (1 - p) is within rounding of the floor of 1e-12, nothing else is to be expected.
         np.testing.assert_allclose(gradient[:, 0], data["grad_pos"], rtol=gradient_tolerance, atol=1e-30)
         np.testing.assert_allclose(gradient[:, 1], data["grad_neg"], rtol=gradient_tolerance, atol=1e-20)

@@ -91,6 +91,21 @@ def test_seesaw_counts_stop_at_the_largest_integer():
     assert np.isfinite(value)
 
 
+def test_seesaw_without_a_least_probability():
+    """eps = 0: the compensation of a class that is never predicted is not bounded, but finite all the same."""
+    loss = classification_loss("seesaw", num_classes=CLASSES, eps=0)
+    logits, labels, weights = padded_batch(loss.num_outputs)
+    value, gradient, _ = value_and_gradient(loss, logits, labels, weights)
+    expected = reference.seesaw(np.nan_to_num(logits), labels, weights, np.zeros(CLASSES + 1), eps=0.0)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-6)
+    bounded, _, _ = value_and_gradient(classification_loss("seesaw", num_classes=CLASSES), logits, labels, weights)
+    assert value != bounded
+    value, gradient, _ = value_and_gradient(loss, jnp.full((2, 7), 1e4).at[:, 0].set(-1e4), jnp.array([0, 1]))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
 def test_seesaw_spares_rare_classes():
     """A frequent class's object hardly pushes a rare class down, a rare class's object pushes a frequent one fully."""
     loss = classification_loss("seesaw", num_classes=2)

@@ -17,6 +17,14 @@ def test_counts_stay_exact_beyond_the_integers_of_float32():
     np.testing.assert_array_equal(counts, [2**24 + 2])
 
 
+def test_full_counts_stay_full():
+    start = jnp.asarray([2**31 - 2, 2**31 - 1, 5], jnp.int32)
+    counts = accumulate_counts(start, jnp.asarray([0, 0, 0, 1, 2]))
+    np.testing.assert_array_equal(counts, [2**31 - 1, 2**31 - 1, 6])
+    counts = accumulate_counts(jnp.asarray([1.5, 0.0]), jnp.asarray([0, 1, 1]))  # counts of any type
+    np.testing.assert_array_equal(counts, [2.5, 2])
+
+
 def test_follows_the_published_head(shared):
     data = np.load(shared / "golden" / "losses" / "head_sigmoid_gap.npz")
     counts = jnp.zeros(7, jnp.int32)

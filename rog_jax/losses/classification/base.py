@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from rog_jax.losses.conventions import loss_dtype
+
 State = Any
 """A pytree of arrays that a loss carries from step to step; an empty tuple where it has no memory."""
 
@@ -25,7 +27,7 @@ class ClassificationLoss(ABC):
         num_classes: C, foreground classes; label C is the background.
         predictor: kind of the last layer, "linear" or "normed".
         weight_init: of the classifier's weights, ("normal", standard deviation) or ("constant", value).
-        bias_init: of its biases, one number for all Q columns or one each.
+        bias_init: of its biases, one number for all Q columns.
         data_options: options of the constructor that the training set determines: `frequency` (share of the training
             images that have the class), `counts` (instances), `image_counts` (images), each [C].
     """
@@ -33,7 +35,7 @@ class ClassificationLoss(ABC):
     num_classes: int
     predictor: ClassVar[str] = "linear"
     weight_init: ClassVar[tuple[str, float]] = ("normal", 0.01)
-    bias_init: ClassVar[float | np.ndarray] = 0.0
+    bias_init: ClassVar[float] = 0.0
     data_options: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -55,13 +57,28 @@ class ClassificationLoss(ABC):
         """The state before the first step. Sums and means are of JAX's default float type, counts int32."""
         return ()
 
-    def foreground_logits(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
-        """The columns that a ranking loss ranks."""
-        return logits[:, : self.num_classes]
+    def foreground_logits(self, logits: Float[Array | np.ndarray, "N Q"]) -> Float[Array, "N C"]:
+        """The columns that a ranking loss ranks, of the logits' own type.
+
+        Raises:
+            ValueError: the logits have not `num_outputs` columns.
+        """
+        self._check_columns(logits)
+        return jnp.asarray(logits)[:, : self.num_classes]
+
+    def scores(self, logits: Float[Array | np.ndarray, "N Q"]) -> Float[Array, "N C"]:
+        """Scores of the foreground classes at inference: float64 for float64 logits, float32 for all others.
+
+        Raises:
+            ValueError: the logits have not `num_outputs` columns.
+        """
+        self._check_columns(logits)
+        logits = jnp.asarray(logits)
+        return self.activation(logits.astype(loss_dtype(logits)))
 
     @abstractmethod
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
-        """Scores of the foreground classes at inference."""
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+        """What makes `scores` of logits that have the type of the loss."""
 
     @abstractmethod
     def __call__(
@@ -82,27 +99,46 @@ class ClassificationLoss(ABC):
             state: from `init_state` or the last call.
             axis_name: mesh axis of the devices that share a batch: normalisers become their means over it, so that
                 the mean of the devices' values is the loss of the joined batch, and states are summed.
-            inputs: what only some losses need; a loss ignores those of others.
+            inputs: what only some losses need, by name: those of `extra_inputs` and what their class says.
+
+        Returns:
+            Value, of the type that is computed in, and next state, whose types are those of the state before.
 
         Raises:
-            ValueError: the logits have not `num_outputs` columns, or the labels another number of rows.
+            TypeError: an input that this loss does not know.
+            ValueError: the logits have not `num_outputs` columns, or labels or weights another number of rows.
         """
 
     def prepare(
-        self, logits: Array | np.ndarray, labels: Array | np.ndarray
+        self, logits: Array | np.ndarray, labels: Array | np.ndarray, weights: Array | np.ndarray | None = None
     ) -> tuple[Float[Array, "N Q"], Int[Array, " N"], Bool[Array, " N"]]:
-        """Logits in the type of the loss with padding rows set to 0, labels, and the rows that are no padding."""
+        """Logits in the type of the loss with padding rows set to 0, labels, and the rows that are no padding.
+
+        The weights are only checked, since a loss that ignores them should not hide that they fit no row.
+        """
         logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-        if logits.ndim != 2 or logits.shape[1] != self.num_outputs or labels.shape != logits.shape[:1]:
+        self._check_columns(logits)
+        if labels.shape != logits.shape[:1]:
             raise ValueError(
-                f"{type(self).__name__} for {self.num_classes} classes takes logits [N, {self.num_outputs}] and "
-                f"labels [N], got {logits.shape} and {labels.shape}"
+                f"{type(self).__name__} takes logits [N, {self.num_outputs}] and labels [N], "
+                f"got {logits.shape} and {labels.shape}"
+            )
+        if weights is not None and weights.shape != labels.shape:
+            raise ValueError(
+                f"{type(self).__name__} takes one weight a row, [{len(labels)}], or None for 1 each; "
+                f"got {weights.shape}"
             )
         valid = labels >= 0
-        if logits.dtype != jnp.float64:
-            logits = logits.astype(jnp.float32)
+        logits = logits.astype(loss_dtype(logits))
         # Not multiplied by 0 later: whatever stands in a padding row, even infinity, must not reach the gradient.
         return jnp.where(valid[:, None], logits, 0), labels, valid
+
+    def _check_columns(self, logits: Array | np.ndarray) -> None:
+        if logits.ndim != 2 or logits.shape[1] != self.num_outputs:
+            raise ValueError(
+                f"{type(self).__name__} for {self.num_classes} classes takes logits [N, {self.num_outputs}], "
+                f"got {logits.shape}"
+            )
 
 
 def row_weights(

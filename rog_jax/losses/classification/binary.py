@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rog_jax.losses.localization import binary_cross_entropy
+from rog_jax.losses.cross_entropy import binary_cross_entropy
 from rog_jax.losses.normaliser import normaliser
 
 
@@ -22,7 +22,8 @@ def sum_over_rows(
     entries: Float[Array, "N Q"], valid: Bool[Array, " N"], axis_name: str | None = None
 ) -> Float[Array, ""]:
     """Sum over all entries of the rows that are no padding, divided by the number of these rows."""
-    return jnp.sum(jnp.sum(entries, axis=1) * valid) / normaliser(jnp.sum(valid), axis_name)
+    rows = normaliser(jnp.sum(valid), axis_name, dtype=entries.dtype)
+    return jnp.sum(jnp.sum(entries, axis=1) * valid) / rows
 
 
 def scores_beside_background(logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:

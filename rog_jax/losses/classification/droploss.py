@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rog_jax.losses.classification.gumbel import BIAS_INIT, WEIGHT_INIT, gumbel_cross_entropy, gumbel_probability
 from rog_jax.losses.classification.rare_classes import RareClassLoss
+from rog_jax.losses.conventions import is_foreground, sum_over_devices
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class DropLoss(RareClassLoss):
     """
 
     weight_init: ClassVar[tuple[str, float]] = WEIGHT_INIT
-    bias_init: ClassVar[float | np.ndarray] = -6.5
+    bias_init: ClassVar[float] = -6.5
 
     @property
     def extra_inputs(self) -> tuple[str, ...]:
@@ -44,7 +45,6 @@ class DropLoss(RareClassLoss):
         key: Any = None,
         image_keys: Any = None,
         uniform: Float[Array | np.ndarray, "_ _"] | None = None,
-        **inputs: Any,
     ) -> Bool[Array, "N C"]:
         """Rare classes on the rows of objects, and where the draw exceeds rho on background.
 
@@ -59,13 +59,12 @@ class DropLoss(RareClassLoss):
         shape = (len(labels), self.num_classes)
         if uniform is None:
             uniform = _draws(key, image_keys, shape, axis_name)
-        elif uniform.shape != shape:
-            raise ValueError(f"uniform of {type(self).__name__} must be {shape}, got {uniform.shape}")
-        foreground = self.is_foreground(labels)
+        elif np.shape(uniform) != shape:
+            raise ValueError(f"uniform of {type(self).__name__} must be {shape}, got {np.shape(uniform)}")
+        uniform = jnp.asarray(uniform)
+        foreground = is_foreground(labels, self.num_classes)
         of_rare_class = foreground & jnp.asarray(self.rare)[jnp.clip(labels, 0, self.num_classes - 1)]
-        objects, rare_objects = jnp.sum(foreground), jnp.sum(of_rare_class)
-        if axis_name is not None:
-            objects, rare_objects = jax.lax.psum((objects, rare_objects), axis_name)
+        objects, rare_objects = sum_over_devices((jnp.sum(foreground), jnp.sum(of_rare_class)), axis_name)
         rho = rare_objects.astype(dtype) / jnp.maximum(objects, 1).astype(dtype)
         return self.rare & (foreground[:, None] | ((uniform > rho) & (objects > 0)))
 
@@ -74,7 +73,7 @@ class DropLoss(RareClassLoss):
 class GOL(DropLoss):
     """Gumbel optimised loss: DropLoss with the Gumbel activation (Alexandridis et al., ECCV 2022)."""
 
-    bias_init: ClassVar[float | np.ndarray] = BIAS_INIT
+    bias_init: ClassVar[float] = BIAS_INIT
     cross_entropy: ClassVar = staticmethod(gumbel_cross_entropy)
     probability: ClassVar = staticmethod(gumbel_probability)
 
@@ -85,6 +84,8 @@ def _draws(key: Any, image_keys: Any, shape: tuple[int, int], axis_name: str | N
         own = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         return _uniform(own, rows, columns)
     images = len(image_keys)
+    if not rows:
+        return jnp.zeros(shape)
     if images == 0 or rows % images:
         raise ValueError(f"{rows} rows are not the same number for each of {images} image_keys")
     return jax.vmap(lambda one: _uniform(one, rows // images, columns))(image_keys).reshape(shape)
@@ -98,6 +99,7 @@ def _uniform(key: Any, rows: int, columns: int) -> Float[Array, "N C"]:
     """
     of_words, of_rows, of_columns = jax.random.split(key, 3)
     words = jax.random.bits(of_words, (rows, -(-columns // 4)), jnp.uint32)
-    first = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(rows, -1)[:, :columns].astype(jnp.float32)
+    first = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(rows, 4 * words.shape[1])[:, :columns]
     below = jax.random.uniform(of_rows, (rows, 1)) + jax.random.uniform(of_columns, (columns,))
-    return (first + jnp.where(below >= 1, below - 1, below)) / 256
+    draws = (first.astype(jnp.float32) + jnp.where(below >= 1, below - 1, below)) / 256
+    return jnp.minimum(draws, 1 - 2.0**-24)  # the sum of the largest digits is rounded up to 1

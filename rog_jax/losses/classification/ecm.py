@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
@@ -14,6 +14,9 @@ from rog_jax.losses.classification.binary import (
     sigmoid_cross_entropy,
     sum_over_rows,
 )
+
+LARGE_ODDS = 1e10
+"""Beyond, rounding (1 + A) / A to a float64 changes a weight by more than a millionth."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ECM(ClassificationLoss):
             the weights of LVIS's rarest classes are up to 11 % too large. False reproduces it.
 
     Raises:
-        ValueError: the counts are missing, negative, of another length, or without background.
+        ValueError: the counts are missing, negative or of another length; the ratio is not above 0.
     """
 
     counts: Sequence[float | int] | np.ndarray | Array | None = None
@@ -43,6 +46,11 @@ class ECM(ClassificationLoss):
     data_options: ClassVar[tuple[str, ...]] = ("counts",)
 
     def __post_init__(self):
+        if not 0 < self.background_ratio < np.inf:
+            raise ValueError(
+                f"background_ratio of ECM is {self.background_ratio}; it must be above 0: the background's count over "
+                "the sum of the classes'"
+            )
         meaning = "the training set's instances of each class [C], or [C + 1] with the background's count last"
         lengths = (self.num_classes, self.num_classes + 1)
         counts = np.asarray(class_statistic(self, "counts", meaning, lengths))
@@ -56,7 +64,11 @@ class ECM(ClassificationLoss):
         """k_c, as float64."""
         counts = np.asarray(self.counts, np.float64 if self.exact else np.float32)
         odds = (counts.sum() - counts) / counts
-        return (odds * np.log((1 + odds) / odds)).astype(np.float64)
+        published = (odds * np.log((1 + odds) / odds)).astype(np.float64)
+        if not self.exact:
+            return published
+        # In float64 the published expression is good to odds * 1e-16; it is kept where that is little.
+        return np.where(odds < LARGE_ODDS, published, odds * np.log1p(1 / odds))
 
     @property
     def margins(self) -> Float[np.ndarray, " Q"]:
@@ -71,15 +83,14 @@ class ECM(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         # The published program exponentiates logits and divides, which overflows beyond 51; this is the same number.
         shifted = 2 * logits + self.margins.astype(logits.dtype)
         entries = sigmoid_cross_entropy(shifted, binary_targets(labels, self.num_outputs))
         return sum_over_rows(entries * self.class_weights.astype(logits.dtype), valid, axis_name), state
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """sigmoid(class) * (1 - sigmoid(background))."""
         return scores_beside_background(logits)

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Array, Bool, Int
 
 from rog_jax.losses.classification.rare_classes import RareClassLoss
+from rog_jax.losses.conventions import is_foreground
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,6 @@ class EQL(RareClassLoss):
     The default threshold is that of the published LVIS v1 setting; 0.00177 is LVIS v0.5's.
     """
 
-    def left_out(
-        self, labels: Int[Array, " N"], axis_name: str | None, dtype: Any, **inputs: Any
-    ) -> Bool[Array, "N C"]:
+    def left_out(self, labels: Int[Array, " N"], axis_name: str | None, dtype: Any) -> Bool[Array, "N C"]:
         """Rare classes on the rows of objects."""
-        return self.is_foreground(labels)[:, None] & self.rare
+        return is_foreground(labels, self.num_classes)[:, None] & self.rare

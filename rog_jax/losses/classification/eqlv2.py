@@ -1,7 +1,7 @@
 """Equalization loss v2: classes are weighted by the gradients they have had (Tan et al., CVPR 2021)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from rog_jax.losses.classification.binary import (
     sigmoid_cross_entropy,
     sum_over_rows,
 )
-from rog_jax.losses.classification.softmax_ce import own_logits
+from rog_jax.losses.conventions import sum_over_devices
+from rog_jax.losses.cross_entropy import own_logits
 
 INITIAL_RATIO = 100.0
 RATIO_EPS = 1e-10
@@ -56,14 +57,14 @@ class EQLv2(ClassificationLoss):
     gamma: float | int = 12.0
     mu: float | int = 0.8
     alpha: float | int = 4.0
-    bias_init: ClassVar[float | np.ndarray] = LOW_PRIOR_BIAS
+    bias_init: ClassVar[float] = LOW_PRIOR_BIAS
 
     def init_state(self) -> EQLv2State:
         """No gradients, and the ratio at which all weights are 1."""
         # Arrays of their own: a training step donates its state, and one buffer cannot be donated twice.
         zeros = (jnp.zeros(self.num_classes) for _ in range(4))
         pos_grad, neg_grad, pos_rest, neg_rest = zeros
-        ratio = jnp.full(self.num_classes, INITIAL_RATIO)
+        ratio = jnp.full(self.num_classes, INITIAL_RATIO, float)  # of no weak type, or the second step compiles anew
         return EQLv2State(pos_grad, neg_grad, ratio, pos_rest, neg_rest)
 
     def __call__(
@@ -73,10 +74,9 @@ class EQLv2(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         factor = jax.nn.sigmoid(self.gamma * (state.ratio.astype(logits.dtype) - self.mu))
         factor = jnp.append(factor, 1)  # [Q]
         of_positives, of_negatives = 1 + self.alpha * (1 - factor), factor
@@ -91,11 +91,9 @@ class EQLv2(ClassificationLoss):
         # Not sigmoid(-s), which would be exact below 1e-7 too: the published sums are of this difference.
         error = 1 - jax.nn.sigmoid(own_logits(fixed, labels))
         positive = (jnp.zeros_like(factor).at[slots].add(error, mode="drop") * of_positives)[:-1]
-        if axis_name is not None:
-            positive, negative = jax.lax.psum((positive, negative), axis_name)
-        return value, _next_state(state, positive, negative)
+        return value, _next_state(state, *sum_over_devices((positive, negative), axis_name))
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """sigmoid(class) * (1 - sigmoid(background))."""
         return scores_beside_background(logits)
 

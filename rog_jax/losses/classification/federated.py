@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from rog_jax.losses.classification.base import ClassificationLoss, State, class_statistic
 from rog_jax.losses.classification.binary import binary_targets, sigmoid_cross_entropy, sum_over_rows
+from rog_jax.losses.conventions import sum_over_devices
 
 NEGATIVES = ("sampled", "verified")
 
@@ -32,7 +33,7 @@ class Federated(ClassificationLoss):
     Further inputs of the call:
 
         key: one random key, the same on all devices, or in its place uniform [C], draws from [0, 1). For "sampled".
-        negatives: [B, C] bool, classes that count in each image, where rows stand image by image; or [N, C], those of
+        verified: [B, C] bool, classes that count in each image, where rows stand image by image; or [N, C], those of
             each row. For "verified".
 
     Attributes:
@@ -49,7 +50,7 @@ class Federated(ClassificationLoss):
     num_sample_cats: int = 50
     frequency_power: float | int = 0.5
     negatives: str = "sampled"
-    bias_init: ClassVar[float | np.ndarray] = -float(np.log(99))
+    bias_init: ClassVar[float] = -float(np.log(99))
     data_options: ClassVar[tuple[str, ...]] = ("image_counts",)
 
     def __post_init__(self):
@@ -68,7 +69,7 @@ class Federated(ClassificationLoss):
     @property
     def extra_inputs(self) -> tuple[str, ...]:
         """The draw's key, or the classes that count."""
-        return ("key",) if self.negatives == "sampled" else ("negatives",)
+        return ("key",) if self.negatives == "sampled" else ("verified",)
 
     def __call__(
         self,
@@ -79,19 +80,18 @@ class Federated(ClassificationLoss):
         axis_name: str | None = None,
         key: Any = None,
         uniform: Float[Array | np.ndarray, " C"] | None = None,
-        negatives: Bool[Array | np.ndarray, "... C"] | None = None,
-        **inputs: Any,
+        verified: Bool[Array | np.ndarray, "_ C"] | None = None,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`.
 
         Raises:
             ValueError: the input that this kind of negatives needs is missing or does not fit.
         """
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         if self.negatives == "sampled":
             counted = self.sample_classes(labels, axis_name, key, uniform)
         else:
-            counted = self._of_rows(negatives, len(labels))
+            counted = self._of_rows(verified, len(labels))
         targets = binary_targets(labels, self.num_classes)
         entries = jnp.where(targets | counted, sigmoid_cross_entropy(logits, targets), 0)
         return sum_over_rows(entries, valid, axis_name), state
@@ -108,33 +108,37 @@ class Federated(ClassificationLoss):
             raise ValueError("Federated draws classes: give one of key= and uniform= [C]")
         slots = jnp.where(labels < 0, self.num_classes + 1, labels)
         rows = jnp.zeros(self.num_classes + 1, jnp.int32).at[slots].add(1, mode="drop")  # [C + 1]
-        present = (rows if axis_name is None else jax.lax.psum(rows, axis_name)) > 0
+        present = sum_over_devices(rows, axis_name) > 0
         missing = self.num_sample_cats - jnp.sum(present)
         if uniform is None:
             uniform = jax.random.uniform(key, (self.num_classes,))
+        elif np.shape(uniform) != (self.num_classes,):
+            raise ValueError(f"uniform of Federated must be ({self.num_classes},), got {np.shape(uniform)}")
         # The largest of log(chance) + Gumbel noise are a draw without replacement (the Gumbel-top-k trick).
         tiny = jnp.finfo(jnp.float32).tiny
         noise = -jnp.log(-jnp.log(jnp.clip(jnp.asarray(uniform), tiny, 1 - 2.0**-24)))
         chance = np.asarray(self.image_counts) ** self.frequency_power
         possible = (chance > 0) & ~present[:-1]
         order = jnp.where(possible, np.log(np.where(chance > 0, chance, 1)).astype(noise.dtype) + noise, -jnp.inf)
-        place = jnp.zeros(self.num_classes, jnp.int32).at[jnp.argsort(-order)].set(jnp.arange(self.num_classes))
+        places = jnp.arange(self.num_classes, dtype=jnp.int32)
+        place = jnp.zeros_like(places).at[jnp.argsort(-order)].set(places)
         return present[:-1] | (possible & (place < missing))
 
-    def _of_rows(self, negatives: Array | np.ndarray | None, rows: int) -> Bool[Array, "N C"]:
-        if negatives is None:
+    def _of_rows(self, verified: Array | np.ndarray | None, rows: int) -> Bool[Array, "N C"]:
+        if verified is None:
             raise ValueError(
-                'Federated with negatives="verified" needs negatives= [B, C] or [N, C]: the classes annotated in each '
+                'Federated with negatives="verified" needs verified= [B, C] or [N, C]: the classes annotated in each '
                 "image and its neg_category_ids"
             )
-        images = len(negatives)
-        if negatives.ndim != 2 or negatives.shape[1] != self.num_classes or images == 0 or rows % images:
+        images = len(verified)
+        left_over = rows % images if images else rows
+        if verified.ndim != 2 or verified.shape[1] != self.num_classes or left_over:
             raise ValueError(
-                f"negatives of Federated must be [B, {self.num_classes}] or [N, {self.num_classes}] with N = {rows} a "
-                f"multiple of B, got {negatives.shape}"
+                f"verified of Federated must be [B, {self.num_classes}] or [N, {self.num_classes}] with N = {rows} a "
+                f"multiple of B, got {verified.shape}"
             )
-        return jnp.repeat(jnp.asarray(negatives), rows // images, axis=0)
+        return jnp.repeat(jnp.asarray(verified), rows // max(images, 1), axis=0)
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """The sigmoid of each class."""
         return jax.nn.sigmoid(logits)

@@ -1,7 +1,7 @@
 """Gumbel activation: probability exp(-exp(-s)), for classes that are rarely there (Alexandridis et al., ECCV 2022)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ LOWEST, HIGHEST = -4.0, 10.0
 """Training clips the logits to this range, which has no gradient beyond."""
 VARIANCE_FLOOR = 1e-12
 """PyTorch's gradient of binary cross-entropy divides by p (1 - p), but by no less than this."""
+LOG_2 = float(np.log(2))
 MAX_VALUE = 20.0
 """Where the published Gumbel cross-entropy is cut off."""
 WEIGHT_INIT, BIAS_INIT = ("constant", 0.001), -2.0
@@ -35,7 +36,9 @@ def gumbel_cross_entropy(logits: Float[Array, "*shape"], targets: Bool[Array, "*
     of -exp(-s) for targets below -3.32, where p (1 - p) falls below 1e-12.
     """
     decay = jnp.exp(-jnp.clip(logits, LOWEST, HIGHEST))  # -log p
-    return jnp.where(targets, decay, -jnp.log(-jnp.expm1(-decay)))
+    # Two ways to write log(1 - p), of which each loses its digits where the other keeps them.
+    of_negative = jnp.where(decay < LOG_2, jnp.log(-jnp.expm1(-decay)), jnp.log1p(-jnp.exp(-decay)))
+    return jnp.where(targets, decay, -of_negative)
 
 
 def _forward(logits, targets):
@@ -62,7 +65,7 @@ class EQLGumbel(EQL):
     """EQL with the Gumbel activation instead of the sigmoid, as published with GOL."""
 
     weight_init: ClassVar[tuple[str, float]] = WEIGHT_INIT
-    bias_init: ClassVar[float | np.ndarray] = BIAS_INIT
+    bias_init: ClassVar[float] = BIAS_INIT
     cross_entropy: ClassVar = staticmethod(gumbel_cross_entropy)
     probability: ClassVar = staticmethod(gumbel_probability)
 
@@ -76,7 +79,7 @@ class GumbelCE(ClassificationLoss):
     """
 
     weight_init: ClassVar[tuple[str, float]] = WEIGHT_INIT
-    bias_init: ClassVar[float | np.ndarray] = BIAS_INIT
+    bias_init: ClassVar[float] = BIAS_INIT
 
     def __call__(
         self,
@@ -85,18 +88,17 @@ class GumbelCE(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         weights = row_weights(weights, valid, logits.dtype)
         per_row = jnp.sum(gumbel_cross_entropy(logits, binary_targets(labels, self.num_outputs)), axis=1)
-        value = jnp.sum(per_row * weights) / normaliser(jnp.sum(weights > 0), axis_name)
+        value = jnp.sum(per_row * weights) / normaliser(jnp.sum(weights > 0), axis_name, dtype=logits.dtype)
         joined = jax.lax.stop_gradient(value)
         if axis_name is not None:
             joined = jax.lax.pmean(joined, axis_name)
         return jnp.where(joined > MAX_VALUE, MAX_VALUE, value), state
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """The probability of each class for itself."""
         return gumbel_probability(logits[:, : self.num_classes])

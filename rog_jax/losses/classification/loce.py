@@ -1,7 +1,6 @@
 """LOCE: margins from each class's mean score (Feng, Zhong & Huang, ICCV 2021); its feature memory is elsewhere."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from rog_jax.losses.classification.base import ClassificationLoss, State, row_weights
-from rog_jax.losses.classification.softmax_ce import own_logits, softmax_cross_entropy
+from rog_jax.losses.conventions import is_foreground, sum_over_devices
+from rog_jax.losses.cross_entropy import own_logits, softmax_cross_entropy
 from rog_jax.losses.normaliser import normaliser
 
 
@@ -58,7 +58,6 @@ class LOCE(ClassificationLoss):
         gt_ids: Int[Array | np.ndarray, " N"] | None = None,
         memory_logits: Float[Array | np.ndarray, "M Q"] | None = None,
         memory_labels: Int[Array | np.ndarray, " M"] | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`.
 
@@ -67,7 +66,7 @@ class LOCE(ClassificationLoss):
         """
         if (memory_logits is None) != (memory_labels is None):
             raise ValueError("LOCE takes memory_logits= [M, Q] and memory_labels= [M] together or not at all")
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         weights = row_weights(weights, valid, logits.dtype)
         groups = []
         if gt_ids is not None:
@@ -82,7 +81,8 @@ class LOCE(ClassificationLoss):
         # A mean score may shrink to 0 when its class is never predicted; its margin must not become infinite.
         margin = jnp.log(jnp.maximum(state.astype(logits.dtype), jnp.finfo(jnp.float32).tiny))
         per_row = softmax_cross_entropy(logits + margin, labels)
-        return jnp.sum(per_row * weights) / normaliser(jnp.sum(weights > 0), axis_name), state
+        rows = normaliser(jnp.sum(weights > 0), axis_name, dtype=logits.dtype)
+        return jnp.sum(per_row * weights) / rows, state
 
     def _next_scores(
         self, scores: Float[Array, " Q"], groups: list[tuple[Array, Array, Array]], axis_name: str | None
@@ -96,21 +96,20 @@ class LOCE(ClassificationLoss):
         """
         total = values = jnp.zeros_like(scores)  # [Q]
         for logits, labels, ids in groups:
-            positive = (labels >= 0) & (labels < self.num_classes)
+            positive = is_foreground(labels, self.num_classes)
             logits = jax.lax.stop_gradient(logits)
             score = jnp.exp(own_logits(logits, labels) - jax.nn.logsumexp(logits, axis=1))
             share = (1 / _size_of_group(jnp.where(positive, ids, -1))).astype(scores.dtype)
             slots = jnp.where(positive, labels, self.num_outputs)
             total = total.at[slots].add(score.astype(scores.dtype) * share, mode="drop")
             values = values.at[slots].add(share, mode="drop")
-        if axis_name is not None:
-            total, values = jax.lax.psum((total, values), axis_name)
+        total, values = sum_over_devices((total, values), axis_name)
         values = jnp.round(values)  # shares of a value add up to 1 but for rounding
         kept = self.alpha**values
         moved = kept * scores + (1 - kept) * total / jnp.maximum(values, 1)
         return jnp.where(values > 0, moved, scores).at[-1].set(self.background_score)
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """Softmax over all columns, without the background's."""
         return jax.nn.softmax(logits, axis=1)[:, : self.num_classes]
 

@@ -1,7 +1,6 @@
 """No object-level loss: the ranking loss alone trains the classifier (ROG, Table 2, "N/A")."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +26,11 @@ class RankingOnly(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """0, with a gradient of 0."""
-        logits, _, _ = self.prepare(logits, labels)
+        logits, _, _ = self.prepare(logits, labels, weights)
         return jnp.zeros((), logits.dtype), state
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """The sigmoid of each class."""
         return jax.nn.sigmoid(logits)

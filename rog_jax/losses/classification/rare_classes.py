@@ -33,7 +33,7 @@ class RareClassLoss(ClassificationLoss):
 
     frequency: Sequence[float | int] | np.ndarray | Array | None = None
     threshold: float | int = 0.0011
-    bias_init: ClassVar[float | np.ndarray] = LOW_PRIOR_BIAS
+    bias_init: ClassVar[float] = LOW_PRIOR_BIAS
     data_options: ClassVar[tuple[str, ...]] = ("frequency",)
     cross_entropy: ClassVar[Callable] = staticmethod(sigmoid_cross_entropy)
     probability: ClassVar[Callable] = staticmethod(jax.nn.sigmoid)
@@ -69,16 +69,12 @@ class RareClassLoss(ClassificationLoss):
         **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         targets = binary_targets(labels, self.num_classes)
         counted = targets | ~self.left_out(labels, axis_name, logits.dtype, **inputs)
         entries = jnp.where(counted, self.cross_entropy(logits, targets), 0)
         return sum_over_rows(entries, valid, axis_name), state
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """The probability of each class for itself."""
         return self.probability(logits)
-
-    def is_foreground(self, labels: Int[Array, " N"]) -> Bool[Array, " N"]:
-        """Rows with an object."""
-        return (labels >= 0) & (labels < self.num_classes)

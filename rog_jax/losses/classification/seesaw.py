@@ -1,7 +1,7 @@
 """Seesaw loss: negatives of rarer classes weigh less, confused ones more (Wang et al., CVPR 2021)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from rog_jax.losses.classification.base import ClassificationLoss, State, row_weights
-from rog_jax.losses.classification.softmax_ce import NORMALISER_EPS, own_logits, softmax_cross_entropy
 from rog_jax.losses.counts import accumulate_counts
-from rog_jax.losses.normaliser import normaliser
+from rog_jax.losses.cross_entropy import own_logits, softmax_cross_entropy
+from rog_jax.losses.normaliser import MMDETECTION_EPS, normaliser
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,12 @@ class Seesaw(ClassificationLoss):
     Attributes:
         p: exponent of the mitigation.
         q: exponent of the compensation.
-        eps: least probability of the true class in the compensation.
+        eps: least probability of the true class in the compensation; 0 is no bound.
         synchronise: counts are summed over the devices of a mesh. False keeps each device's own, as the published code
             does: the states of the devices then differ.
+
+    Raises:
+        ValueError: eps is no probability.
     """
 
     p: float | int = 0.8
@@ -36,6 +39,10 @@ class Seesaw(ClassificationLoss):
     eps: float | int = 1e-2
     synchronise: bool = True
     predictor: ClassVar[str] = "normed"
+
+    def __post_init__(self):
+        if not 0 <= self.eps <= 1:
+            raise ValueError(f"eps of Seesaw is {self.eps}; it is a probability, from 0 to 1")
 
     @property
     def num_outputs(self) -> int:
@@ -58,20 +65,18 @@ class Seesaw(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         weights = row_weights(weights, valid, logits.dtype)
         counts = accumulate_counts(state, labels, axis_name if self.synchronise else None)
-        counts = jnp.where(counts < state, jnp.iinfo(counts.dtype).max, counts)  # a full count stays full
 
         classes, objectness = logits[:, : self.num_classes], logits[:, self.num_classes :]
         balanced = self._balance(classes, labels, counts[:-1])
         foreground = labels < self.num_classes
         of_class = jnp.where(foreground, softmax_cross_entropy(balanced, labels), 0)
         of_object = softmax_cross_entropy(objectness, 1 - foreground.astype(jnp.int32))
-        rows = normaliser(jnp.sum(weights > 0), axis_name, NORMALISER_EPS)
+        rows = normaliser(jnp.sum(weights > 0), axis_name, MMDETECTION_EPS, logits.dtype)
         return jnp.sum((of_class + of_object) * weights) / rows, counts
 
     def _balance(
@@ -83,12 +88,13 @@ class Seesaw(ClassificationLoss):
         own_count = log_counts[jnp.clip(labels, 0, self.num_classes - 1)]
         mitigation = self.p * jnp.minimum(log_counts - own_count[:, None], 0)
         # log P_j - log max(P_i, eps), without taking the softmax: the sum of exponentials stands in both terms.
-        least = jax.nn.logsumexp(fixed, axis=1) + float(np.log(self.eps))
-        reference = jnp.maximum(own_logits(fixed, labels), least)
+        reference = own_logits(fixed, labels)
+        if self.eps > 0:
+            reference = jnp.maximum(reference, jax.nn.logsumexp(fixed, axis=1) + float(np.log(self.eps)))
         compensation = self.q * jnp.maximum(fixed - reference[:, None], 0)
         return logits + mitigation + compensation
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """Softmax over the classes times the probability of an object."""
         objectness = jax.nn.softmax(logits[:, self.num_classes :], axis=1)[:, :1]
         return jax.nn.softmax(logits[:, : self.num_classes], axis=1) * objectness

@@ -1,7 +1,6 @@
 """Sigmoid cross-entropy with a column for the background, as the published ROG code has it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
@@ -29,13 +28,12 @@ class SigmoidCE(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         entries = sigmoid_cross_entropy(logits, binary_targets(labels, self.num_outputs))
         return sum_over_rows(entries, valid, axis_name), state
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """sigmoid(class) * (1 - sigmoid(background))."""
         return scores_beside_background(logits)

@@ -1,7 +1,6 @@
 """Softmax cross-entropy over the classes and the background, as in Fast R-CNN (section 2.3) and MMDetection."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from rog_jax.losses.classification.base import ClassificationLoss, State, row_weights
-from rog_jax.losses.normaliser import normaliser
-
-NORMALISER_EPS = float(np.finfo(np.float32).eps)
-"""MMDetection adds it to the number of rows."""
-
-
-def own_logits(logits: Float[Array, "N Q"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
-    """Each row's logit of its label; of column 0 or of the last one where the label has no column."""
-    own = jnp.clip(labels, 0, logits.shape[1] - 1)
-    return jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
-
-
-def softmax_cross_entropy(logits: Float[Array, "N Q"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
-    """-log softmax(logits) of each row's label."""
-    return jax.nn.logsumexp(logits, axis=1) - own_logits(logits, labels)
+from rog_jax.losses.cross_entropy import softmax_cross_entropy
+from rog_jax.losses.normaliser import MMDETECTION_EPS, normaliser
 
 
 @dataclass(frozen=True)
@@ -37,14 +23,13 @@ class SoftmaxCE(ClassificationLoss):
         weights: Num[Array | np.ndarray, " N"] | None,
         state: State,
         axis_name: str | None = None,
-        **inputs: Any,
     ) -> tuple[Float[Array, ""], State]:
         """See `ClassificationLoss.__call__`."""
-        logits, labels, valid = self.prepare(logits, labels)
+        logits, labels, valid = self.prepare(logits, labels, weights)
         weights = row_weights(weights, valid, logits.dtype)
-        rows = normaliser(jnp.sum(weights > 0), axis_name, NORMALISER_EPS)
+        rows = normaliser(jnp.sum(weights > 0), axis_name, MMDETECTION_EPS, logits.dtype)
         return jnp.sum(softmax_cross_entropy(logits, labels) * weights) / rows, state
 
-    def scores(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
+    def activation(self, logits: Float[Array, "N Q"]) -> Float[Array, "N C"]:
         """Softmax over all columns, without the background's."""
         return jax.nn.softmax(logits, axis=1)[:, : self.num_classes]
