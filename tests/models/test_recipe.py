@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
+from rog_jax.losses.classification import CLASSIFICATION_LOSSES
 from rog_jax.models.recipe import LOSS_SETTINGS, usual_milestones, with_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ def test_nothing_stays_open(loss):
     for value in (config.optim.warmup_steps, config.optim.warmup_ratio, config.optim.clip_norm, config.test.nms_iou):
         assert value is not None
     assert config.roi.mask_predictor in ("conv", "normed")
+    assert config.roi.predictor == CLASSIFICATION_LOSSES[loss].predictor
     assert config.optim.milestones == (8, 11)
 
 
