@@ -54,8 +54,11 @@ def tiny_config() -> ConfigDict:
     return config
 
 
-def random_batch(seed: int, size: int = 8, objects: int = 6, masks: bool = True) -> Batch:
-    """Noise with boxes on it; the last image is a padding image, one has no object."""
+def random_batch(seed: int, size: int = 8, objects: int = 6, masks: bool = True, verified: bool = False) -> Batch:
+    """Noise with boxes on it; the last image is a padding image, one has no object.
+
+    With `verified`, the batch says of each image's own categories and of some others that they are verified.
+    """
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 36, (size, objects, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, 28, corner.shape)], axis=-1)
@@ -77,4 +80,12 @@ def random_batch(seed: int, size: int = 8, objects: int = 6, masks: bool = True)
         masks=packed.astype(np.uint8),
         dropped=np.zeros(size, np.int32),
         unreadable=np.zeros(size, np.int32),
+        verified=_verified(rng, labels) if verified else None,
     )
+
+
+def _verified(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    looked_for = rng.random((len(labels), NUM_CLASSES)) < 0.4
+    image, slot = np.nonzero(labels >= 0)
+    looked_for[image, labels[image, slot]] = True
+    return looked_for

@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
-from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
-from rog_jax.training.optimizer import create_optimizer
-from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
+from rog_jax.training.initial import check_conventions, load_initial, overwritten, restored, with_settings
+from rog_jax.training.state import ModelDefinition, TrainState, data_mesh, inference_state
 
 
 class EvaluatedModel(NamedTuple):
@@ -20,7 +18,7 @@ class EvaluatedModel(NamedTuple):
     Attributes:
         config: with what the weights need; its `test.max_detections` is that of the figures.
         definition: of the model, which gives `test.written_detections` if these are more.
-        state: its arrays on the devices.
+        state: its parameters on the devices; what only training needs is left out.
         facts: what the figures' file says of it.
     """
 
@@ -45,17 +43,20 @@ def evaluated_model(
 
 
 def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None) -> EvaluatedModel:
-    """The model of a run's checkpoint."""
+    """The model of a run's checkpoint, whatever devices it was trained on: parameters are all that is read."""
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
     check_categories(annotations, about["category_ids"])
     config = with_settings(config, about.get("conventions") or {}, str(workdir))
     config.model.num_classes = config.model.num_classes or annotations.num_classes
-    config, definition, state = untrained(config, ClassStatistics.from_json(about["statistics"]))
-    state = checkpoints.restore(state, step)
+    statistics = about.get("statistics")  # runs of the first versions have none, and their losses need none
+    config, definition = untrained(config, None if statistics is None else ClassStatistics.from_json(statistics))
+    definition.initial = restored(definition.initial, checkpoints.parameters(step), str(workdir))
+    step = checkpoints.latest() if step is None else step
     checkpoints.close()
-    facts = {"step": int(jax.device_get(state.step)), "training": training_facts(about)}
-    return EvaluatedModel(config, definition, state, facts)
+    check_conventions(config, about["config"], str(workdir))
+    facts = {"step": step, "training": training_facts(about)}
+    return EvaluatedModel(config, definition, inference_state(definition, data_mesh(), step), facts)
 
 
 def training_facts(about: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def training_facts(about: dict[str, Any]) -> dict[str, Any]:
         "seed": train["seed"],
         "batch_size": train["batch_size"],
         "learning_rate": optim["lr"] * train["batch_size"] / optim["lr_batch_size"],
-        **{key: about[key] for key in ("commit", "jax", "devices", "config")},
+        **{key: about.get(key) for key in ("commit", "jax", "devices", "config")},
     }
 
 
@@ -87,22 +88,18 @@ def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
             f"first (train.py --config.init_from){remedy}"
         )
     config = with_settings(config, initial.settings, config.init_from, everything=True)
-    config, definition, state = untrained(config, None, initial)
-    return EvaluatedModel(config, definition, state, {"imported": initial.about})
+    config, definition = untrained(config, None)
+    definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
+    return EvaluatedModel(config, definition, inference_state(definition, data_mesh()), {"imported": initial.about})
 
 
-def untrained(
-    config: ConfigDict, statistics: ClassStatistics | None, initial: InitialWeights | None = None
-) -> tuple[ConfigDict, ModelDefinition, TrainState]:
-    """The config with all of its settings, the model that writes `written_detections`, and its untrained state."""
-    mesh = data_mesh()
+def untrained(config: ConfigDict, statistics: ClassStatistics | None) -> tuple[ConfigDict, ModelDefinition]:
+    """The config with all of its settings, and the model that writes `written_detections`, untrained."""
     limit = config.test.max_detections
     writing = config.copy_and_resolve_references()  # the limit of the figures is applied by the evaluation
     writing.test.max_detections = max(limit, config.test.written_detections)
     definition = ModelDefinition(writing, statistics)
     config = definition.config.copy_and_resolve_references()
     config.test.max_detections = limit
-    check_config(config, mesh.size)
-    if initial is not None:
-        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
-    return config, definition, create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
+    check_config(config, data_mesh().size)
+    return config, definition

@@ -51,7 +51,7 @@ class BoxHead(nnx.Module):
         inputs: values a RoI (cells x channels).
         num_classes: C.
         loss: the classification loss, which says the number of columns and their initialisation.
-        settings: `config.roi`.
+        settings: `config.roi`, with nothing left open (`rog_jax.models.recipe`).
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BoxHead(nnx.Module):
 def _hidden_layer(inputs: int, outputs: int, init: Initializer, rule: str, **kwargs: Any) -> nnx.Linear:
     """A layer that starts as MMDetection's rule says, from `init` with biases of 0, or as PyTorch's layers do."""
     if rule not in ("mmdet", "pytorch"):
-        raise ValueError(f"config.roi.init={rule!r} is unknown; choose one of auto, mmdet, pytorch")
+        raise ValueError(f"config.roi.init={rule!r} is unknown; choose one of mmdet, pytorch")
     if rule == "mmdet":
         return linear(inputs, outputs, init=init, **kwargs)
     default = uniform(inputs**-0.5)
@@ -100,14 +100,13 @@ def _classifier(loss: Any, settings: FrozenConfigDict, *, dtype: Any, rngs: Para
     """The last layer as the classification loss wants it: columns, kind, initial weights and biases."""
     distribution, value = loss.weight_init
     init = {"normal": normal, "constant": constant}[distribution](value)
-    predictor = loss.predictor if settings.predictor == "auto" else settings.predictor
     shape = settings.hidden, loss.num_outputs
-    if predictor == "linear":
+    if settings.predictor == "linear":
         layer = linear(*shape, init=init, dtype=dtype, rngs=rngs)
-    elif predictor == "normed":
+    elif settings.predictor == "normed":
         layer = NormedLinear(*shape, temperature=settings.temperature, init=init, rngs=rngs)
     else:
-        raise ValueError(f"config.roi.predictor={predictor!r} is unknown; choose one of auto, linear, normed")
+        raise ValueError(f"config.roi.predictor={settings.predictor!r} is unknown; choose one of linear, normed")
     bias = np.broadcast_to(np.asarray(loss.bias_init, np.float32), loss.num_outputs)
     layer.bias = nnx.Param(bias.copy())
     return layer

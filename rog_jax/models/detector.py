@@ -16,7 +16,6 @@ from rog_jax.models.fpn import FPN, STRIDES
 from rog_jax.models.layers import ParameterDraws
 from rog_jax.models.mask_head import MaskHead
 from rog_jax.models.objective import configured_loss
-from rog_jax.models.recipe import with_recipe
 from rog_jax.models.resnet import ResNet, normalise_image
 from rog_jax.models.rpn import Proposals, RPNHead, RPNOutputs, propose
 from rog_jax.ops.roi_align import roi_align
@@ -68,7 +67,7 @@ class Detector(nnx.Module):
     """A two-stage detector built from the sections `model`, `rpn`, `roi`, `loss` and `test` of a config.
 
     Args:
-        config: with `model.num_classes` set.
+        config: with `model.num_classes` set, and nothing left open (`rog_jax.models.recipe.with_recipe`).
         seed: of the initial parameters.
         statistics: of the training set, for the losses and calibrations that are built from its counts.
 
@@ -77,7 +76,7 @@ class Detector(nnx.Module):
     """
 
     def __init__(self, config: ConfigDict, seed: int, statistics: ClassStatistics | None = None):
-        self.config = FrozenConfigDict(with_recipe(config))
+        self.config = FrozenConfigDict(config)
         model, roi = self.config.model, self.config.roi
         if model.dtype not in DTYPES:
             raise ValueError(f"config.model.dtype={model.dtype!r} is unknown; choose one of {sorted(DTYPES)}")

@@ -7,6 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rog_jax.losses.classification import CLASSIFICATION_LOSSES
+from rog_jax.models.objective import extra_inputs
+
 MMDET_DEFAULTS = {"optim.warmup_ratio": 1e-3, "optim.clip_norm": 0.0}
 """What MMDetection's schedules have where an author's config says nothing."""
 
@@ -53,21 +56,24 @@ MILESTONES = {("loce", 6): (3, 5), ("ecm", 24): (20, 22)}
 def with_recipe(config: ConfigDict) -> ConfigDict:
     """A copy of the config in which every setting left open has the value that belongs to the classification loss.
 
+    `rog_jax.training.state.ModelDefinition` applies it: its `config` is what a run is made of and what it saves.
+
     Raises:
-        ValueError: the classification loss is unknown.
+        ValueError: the classification loss is unknown, or one of its options has no meaning.
     """
     config = config.copy_and_resolve_references()
     loss = config.loss.classification
     if loss not in LOSS_SETTINGS:
         raise ValueError(f"config.loss.classification={loss!r} is unknown; choose one of {', '.join(LOSS_SETTINGS)}")
-    for path, value in (COMMON | LOSS_SETTINGS[loss]).items():
+    own = {"roi.predictor": CLASSIFICATION_LOSSES[loss].predictor}
+    for path, value in (COMMON | own | LOSS_SETTINGS[loss]).items():
         section, name = path.split(".")
         if config[section][name] in (None, "auto"):
             config[section][name] = value
     if not config.model.masks:
         config.model.trained_parts = tuple(part for part in config.model.trained_parts if part != "mask_head")
-    if loss == "federated" and config.loss.federated.negatives == "verified":
-        config.data.negatives = True  # the loss asks each batch for them
+    if "negatives" in extra_inputs(config.loss):
+        config.data.negatives = True  # each batch says which categories are verified
     if config.optim.milestones is None:
         length = config.train.steps if config.optim.milestone_unit == "steps" else config.train.epochs
         config.optim.milestones = MILESTONES.get((loss, length), usual_milestones(length))

@@ -18,8 +18,8 @@ from rog_jax.models.detector import Detector
 from rog_jax.models.fpn import STRIDES
 from rog_jax.models.mask_head import mask_targets
 from rog_jax.models.rpn import level_anchors, rpn_targets
-from rog_jax.training.state import AXIS, ModelDefinition, data_mesh
-from rog_jax.training.step import LossMemory, compute_losses
+from rog_jax.training.losses import compute_losses
+from rog_jax.training.state import AXIS, LossMemory, ModelDefinition, data_mesh
 
 Trace = dict[str, Any]
 """Arrays of one image by name, in NumPy, without the axis of the batch."""
@@ -124,7 +124,7 @@ class GoldenRun:
         def weighted(trainable, fixed, batch, weights):
             def total(trainable):
                 model = self.definition.merge(trainable, fixed)
-                counts = jnp.ones((1, model.num_classes), jnp.int32)
+                counts = jnp.ones(model.num_classes, jnp.int32)
                 memory = LossMemory(counts, model.loss.init_state(), ())
                 losses, _ = compute_losses(model, batch, memory, jax.random.key(0))
                 return sum(weight * losses[name] for weight, name in zip(weights, LOSSES, strict=True)), losses

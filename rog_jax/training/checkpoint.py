@@ -11,10 +11,12 @@ import orbax.checkpoint as ocp
 from rog_jax.training.state import TrainState
 
 AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
+FORMAT = 2
+"""Of what is saved. 1: without a number; class counts were [1, C], and early ones had no field for LOCE's memory."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, or was written by another model."""
+    """A checkpoint is missing, or was written by another model or another version of this program."""
 
 
 class Checkpoints:
@@ -47,7 +49,12 @@ class Checkpoints:
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return
-        meta = {"about": about, "arrays": describe(state)}
+        meta = {
+            "format": FORMAT,
+            "about": about,
+            "arrays": describe(state),
+            "devices": len(state.step.sharding.device_set),
+        }
         self._manager.save(
             step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         )
@@ -64,41 +71,53 @@ class Checkpoints:
         """
         return self._meta(self._existing(step))["about"]
 
-    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+    def devices(self, step: int | None = None) -> int:
+        """The number of devices that a checkpoint was written on.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or its state has another format than this program's.
+        """
+        return self._resumable(self._existing(step))["devices"]
+
+    def restore(self, like: TrainState, step: int | None = None, *, without: tuple[str, ...] = ()) -> TrainState:
         """The state of a checkpoint, placed as `like` is, whatever devices it was written on.
 
         Args:
             like: a state, or shapes and shardings, of the model that is to go on.
             step: of the checkpoint; the newest if None.
+            without: fields that are not read; they stay as in `like`.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or its arrays are those of another model.
+            CheckpointError: there is no such checkpoint, its arrays are those of another model, or its state has
+                another format than this program's.
         """
         step = self._existing(step)
-        differences = compare(self._meta(step)["arrays"], describe(like))
+        saved = self._resumable(step)["arrays"]
+        read = {path: array for path, array in saved.items() if path.partition("/")[0] not in without}
+        differences = compare(read, describe(like._replace(**dict.fromkeys(without, ()))))
         if differences:
-            raise CheckpointError(
-                f"{self.folder / str(step)} was written by another model or with other settings than this config's:\n  "
-                + "\n  ".join(differences)
-                + "\nUse the config it was trained with, or another --workdir."
-            )
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+            raise another_model(str(self.folder / str(step)), differences)
+        left = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, getattr(like, name)) for name in without}
+        found = self._arrays(step, *(jax.tree.map(f, like._replace(**left)) for f in (_wanted, _placed)))
+        return found._replace(**{name: getattr(like, name) for name in without})
 
     def parameters(self, step: int | None = None) -> dict[str, Any]:
         """Trained and fixed arrays of a checkpoint in NumPy, whatever devices it was written on; keys are text.
 
         Raises:
-            CheckpointError: there is no such checkpoint.
+            CheckpointError: there is no such checkpoint, or it is a newer program's.
         """
         step = self._existing(step)
-        wanted = nested(
-            {path: AS_NUMPY for path in self._meta(step)["arrays"] if path.startswith(("trainable/", "fixed/"))}
-        )
-        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=wanted, partial_restore=True)
+        paths = [path for path in self._meta(step)["arrays"] if path.startswith(("trainable/", "fixed/"))]
+        wanted = nested(dict.fromkeys(paths, AS_NUMPY))
+        found = flattened(self._arrays(step, wanted, wanted, partial_restore=True))
+        return nested({path.partition("/")[2]: array for path, array in found.items()})
+
+    def _arrays(self, step: int, wanted: Any, placed: Any, **options: Any) -> Any:
+        """Some arrays of a checkpoint; the others are not read."""
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=placed, **options)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(self.folder / str(step) / "state", args=arguments)
-        return nested({path.partition("/")[2]: array for path, array in flattened(restored).items()})
+            return checkpointer.restore(self.folder / str(step) / "state", args=arguments)
 
     def _existing(self, step: int | None) -> int:
         steps = sorted(self._manager.all_steps())
@@ -111,11 +130,59 @@ class Checkpoints:
         return step
 
     def _meta(self, step: int) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if _format(meta) > FORMAT:
+            raise CheckpointError(
+                f"{self.folder / str(step)} has format {_format(meta)}, and this program reads formats up to {FORMAT}: "
+                f"update it, or check out {_commit(meta)}"
+            )
+        return meta
+
+    def _resumable(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state of a checkpoint that a run can go on from."""
+        meta = self._meta(step)
+        if _format(meta) < FORMAT:
+            raise CheckpointError(
+                f"{self.folder / str(step)} has format {_format(meta)} of an older program, and only format {FORMAT} "
+                "can be resumed. It can be evaluated, and a new run in another --workdir can start from its weights "
+                f"(--config.init_from={self.folder.parent}); to go on with it, check out {_commit(meta)}"
+            )
+        return meta
 
     def close(self) -> None:
         """Waits for what is being written, and lets go of the folder."""
         self._manager.close()
+
+
+def another_model(source: str, differences: list[str]) -> CheckpointError:
+    """The error of a checkpoint that does not fit the config, with the lines that say where (`compare`)."""
+    return CheckpointError(
+        f"{source} was written by another model or with other settings than this config's:\n  "
+        + "\n  ".join(differences)
+        + "\nUse the config it was trained with, or another --workdir."
+    )
+
+
+def _wanted(leaf: Any) -> Any:
+    """What Orbax is to read in a leaf's place; the placeholder says nothing."""
+    if leaf is ocp.PLACEHOLDER:
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _placed(leaf: Any) -> ocp.RestoreArgs:
+    """Where Orbax is to put it."""
+    if leaf is ocp.PLACEHOLDER:
+        return ocp.RestoreArgs()
+    return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _format(meta: dict[str, Any]) -> int:
+    return meta.get("format", 1)
+
+
+def _commit(meta: dict[str, Any]) -> str:
+    return f"the commit that wrote it ({meta['about'].get('commit') or 'not recorded'})"
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +200,7 @@ def flattened(tree: Any) -> dict[str, Any]:
     return {"/".join(_name(key) for key in path): leaf for path, leaf in leaves}
 
 
-def describe(state: TrainState) -> dict[str, str]:
+def describe(state: Any) -> dict[str, str]:
     """Path of each array to its shape and type, as text."""
     return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flattened(state).items()}
 

@@ -1,6 +1,13 @@
 """Checks of a config that would otherwise fail late or not at all."""
 
+import logging
+
 from ml_collections import ConfigDict
+
+from rog_jax.losses.classification import CLASSIFICATION_LOSSES
+from rog_jax.models.objective import uses_memory
+
+logger = logging.getLogger(__name__)
 
 CHOICES = {
     "data.format": ("lvis", "coco", "openimages"),
@@ -17,8 +24,9 @@ CHOICES = {
     "roi.low_quality": ("reassign", "none"),
     "roi.mask_targets": ("binary", "soft"),
     "roi.predictor": ("auto", "linear", "normed"),
-    "roi.mask_predictor": ("conv", "normed"),
-    "roi.init": ("mmdet", "pytorch"),
+    "roi.mask_predictor": ("auto", "conv", "normed"),
+    "roi.init": ("auto", "mmdet", "pytorch"),
+    "loss.classification": tuple(CLASSIFICATION_LOSSES),
     "loss.ranking": ("none", "gap", "ap", "rank_sort"),
     "loss.gap.variant": ("paper", "published"),
     "loss.gap.method": ("auto", "interval", "dense"),
@@ -41,7 +49,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     """Raises ValueError, naming the setting and the remedy, where a setting has no meaning.
 
     Args:
-        config: with all overrides, and what belongs to its classification loss (`rog_jax.models.recipe`).
+        config: with all overrides.
         num_devices: of the mesh, over all hosts.
     """
     for path, choices in CHOICES.items():
@@ -49,6 +57,8 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         value = getattr(_section(config, section), name)
         if value not in choices:
             raise ValueError(f"config.{path}={value!r} is unknown; choose one of {', '.join(choices)}")
+    if config.loss.rank_sort.balance_heads:
+        _check_balanced_heads(config)
     for name in ("train", "test"):
         size = config[name].batch_size
         if size < 1 or size % num_devices:
@@ -61,6 +71,43 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             raise ValueError(f"config.data.shapes: {height}x{width} must be multiples of {SHAPE_MULTIPLE} pixels")
     if config.train.steps < 0 or (config.train.steps == 0 and config.train.epochs < 1):
         raise ValueError("config.train: set steps, or epochs of at least 1")
+
+
+def _check_balanced_heads(config: ConfigDict) -> None:
+    setting, remedy = "config.loss.rank_sort.balance_heads=True", "--config.loss.rank_sort.balance_heads=False"
+    if config.loss.ranking != "rank_sort":
+        raise ValueError(
+            f"{setting} weighs boxes and masks by Rank & Sort, and config.loss.ranking is {config.loss.ranking}: add "
+            f"--config.loss.ranking=rank_sort, or {remedy}"
+        )
+    if uses_memory(config):
+        raise ValueError(
+            f"{setting} has no place for the boxes of config.loss.classification={config.loss.classification}'s "
+            f"feature memory: add {remedy}, or --config.loss.memory.slots=0"
+        )
+
+
+def check_fresh_start(config: ConfigDict) -> None:
+    """Refuses a run from random weights that would train only a part of them; warns where the recipe wants others.
+
+    Args:
+        config: with nothing left open and without `init_from`.
+
+    Raises:
+        ValueError: naming the remedies.
+    """
+    if config.model.trained_parts:
+        raise ValueError(
+            f"config.model.trained_parts={config.model.trained_parts} leaves the rest of the network as it starts, and "
+            "config.init_from is empty, so that it would stay random: add --config.init_from=RUN, a run to start from "
+            "(for loce its first stage, docs/recipes.md), or train everything by --config.model.trained_parts='()'"
+        )
+    if config.model.norm == "frozen_batch":
+        logger.warning(
+            "config.init_from is empty: a backbone with norms that stay as they are (model.norm=frozen_batch) and "
+            "model.frozen_stages=%d starts at random; recipes want weights of ImageNet (docs/weights.md)",
+            config.model.frozen_stages,
+        )
 
 
 def _section(config: ConfigDict, path: str) -> ConfigDict:

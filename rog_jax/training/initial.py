@@ -8,7 +8,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from rog_jax.training.checkpoint import AS_NUMPY, CheckpointError, Checkpoints, flattened, nested
+from rog_jax.losses.classification import CLASSIFICATION_LOSSES
+from rog_jax.training.checkpoint import (
+    AS_NUMPY,
+    CheckpointError,
+    Checkpoints,
+    another_model,
+    compare,
+    describe,
+    flattened,
+    nested,
+)
 
 logger = logging.getLogger(__name__)
 Tree = dict[Any, Any]
@@ -42,6 +52,8 @@ CONVENTIONS = {
 }
 """What a network's weights mean depends on these; a run that starts from weights takes them over. Losses, samples,
 thresholds and the points of RoIAlign stay the recipe's."""
+PREDICTORS = {"predictor": "box_head/classifier/kernel", "mask_predictor": "mask_head/weight"}
+"""Settings of `roi` that say what kind of layer an array belongs to: the shapes of either kind are the same."""
 HEADS = ("box_head/classifier/", "box_head/deltas/", "mask_head/weight", "mask_head/bias")
 """Arrays that depend on the number of categories: left fresh where a recipe has another."""
 
@@ -113,7 +125,12 @@ def _from_run(folder: Path) -> InitialWeights:
     about, parameters, step = checkpoints.about(), checkpoints.parameters(), checkpoints.latest()
     checkpoints.close()
     kept = CONVENTIONS | {"model": ("depth", *CONVENTIONS["model"])}
-    settings = {section: {name: about["config"][section][name] for name in names} for section, names in kept.items()}
+    config = about["config"]
+    settings = {
+        section: {name: config[section][name] for name in names if name in config[section]}
+        for section, names in kept.items()
+    }
+    settings["roi"] |= predictors_of(config)
     return InitialWeights(_with_number_keys(parameters), settings, {"run": str(folder), "step": step})
 
 
@@ -145,11 +162,81 @@ def with_settings(config: ConfigDict, settings: Settings, source: str, *, everyt
 
 
 def _set(section: ConfigDict, path: str, name: str, value: Any, source: str) -> None:
-    value = tuple(value) if isinstance(value, list) else value
+    value = _plain(value)
     before = section[name]
     if value != before:
         logger.info("config.%s.%s: %s -> %s, from %s", path, name, before, value, source)
         section[name] = value
+
+
+def predictors_of(config: dict[str, Any]) -> dict[str, str]:
+    """The kinds of the last layers that a saved config has; "auto", of an older program, is what the loss wanted."""
+    kinds = {name: config["roi"][name] for name in PREDICTORS if name in config["roi"]}
+    if kinds.get("predictor") == "auto":
+        kinds["predictor"] = CLASSIFICATION_LOSSES[config["loss"]["classification"]].predictor
+    return kinds
+
+
+def check_predictors(config: ConfigDict, fresh: tuple[Tree, Tree], initial: InitialWeights, source: str) -> None:
+    """Refuses weights of a layer of another kind (linear, conv; normed), which have the same shape and no meaning.
+
+    Args:
+        config: with nothing left open.
+        fresh: trainable and fixed arrays of its model.
+        initial: the weights.
+        source: where they come from.
+
+    Raises:
+        CheckpointError: naming the setting.
+    """
+    own, imported = flattened(fresh[0]) | flattened(fresh[1]), flattened(initial.parameters)
+    for name, path in PREDICTORS.items():
+        kind = initial.settings.get("roi", {}).get(name)
+        is_taken = path in own and path in imported and own[path].shape == imported[path].shape
+        if kind is not None and is_taken and kind != config.roi[name]:
+            raise CheckpointError(
+                f"{path} in {source} is that of a {kind} layer, and config.roi.{name} is {config.roi[name]}: add "
+                f"--config.roi.{name}={kind}, or start from weights trained with --config.roi.{name}={config.roi[name]}"
+            )
+
+
+def check_conventions(config: ConfigDict, saved: dict[str, Any], source: str) -> None:
+    """Refuses settings that give the arrays of a run's checkpoint another meaning than they were trained with.
+
+    Args:
+        config: with nothing left open.
+        saved: the run's own config.
+        source: the run, for the message.
+
+    Raises:
+        CheckpointError: naming the settings.
+    """
+    known = {(section, name): saved[section].get(name) for section, names in CONVENTIONS.items() for name in names}
+    known |= {("roi", name): kind for name, kind in predictors_of(saved).items()}
+    differences = [
+        f"config.{section}.{name}: checkpoint {value}, here {config[section][name]}"
+        for (section, name), value in known.items()
+        if value is not None and _plain(value) != _plain(config[section][name])
+    ]
+    if differences:
+        raise another_model(source, differences)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def restored(fresh: tuple[Tree, Tree], parameters: Tree, source: str) -> tuple[Tree, Tree]:
+    """The arrays of a checkpoint in the places of fresh trainable and fixed ones, each of them.
+
+    Raises:
+        CheckpointError: the checkpoint has more, fewer or other arrays.
+    """
+    own = flattened(fresh[0]) | flattened(fresh[1])
+    differences = compare(describe(parameters), describe(own))
+    if differences:
+        raise another_model(source, differences)
+    return overwritten(fresh, parameters, source)
 
 
 def overwritten(fresh: tuple[Tree, Tree], parameters: Tree, source: str) -> tuple[Tree, Tree]:

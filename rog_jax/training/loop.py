@@ -17,13 +17,19 @@ from rog_jax.data import Annotations, check_categories, check_num_classes, load_
 from rog_jax.data.loader import prefetched, train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.data.statistics import ClassStatistics
-from rog_jax.models.recipe import with_recipe
-from rog_jax.training.checkpoint import Checkpoints
-from rog_jax.training.config import check_config
-from rog_jax.training.initial import InitialWeights, load_initial, overwritten, with_settings
+from rog_jax.training.checkpoint import CheckpointError, Checkpoints
+from rog_jax.training.config import check_config, check_fresh_start
+from rog_jax.training.initial import (
+    InitialWeights,
+    check_conventions,
+    check_predictors,
+    load_initial,
+    overwritten,
+    with_settings,
+)
 from rog_jax.training.log import MetricsWatch, RunLog
-from rog_jax.training.memory import uses_memory
 from rog_jax.training.optimizer import create_optimizer, learning_rate
+from rog_jax.training.resume import resume
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
 
@@ -52,19 +58,24 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     mesh = data_mesh()
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-    config, initial = with_initial(with_recipe(config), checkpoints)
+    resumes = checkpoints.latest() is not None
+    config, initial = with_initial(config, checkpoints)
     check_config(config, mesh.size)
 
     ### Data.
     annotations = load_split(config.data, "train")
     config = with_num_classes(config, annotations)
+    definition = ModelDefinition(config, ClassStatistics.of(annotations))
+    config = definition.config
+    if initial is None and not resumes:
+        check_fresh_start(config)
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, config.train.seed)
     steps, milestones = schedule_steps(config, plan)
     logger.info("%d images, %d steps, first epoch %d steps", annotations.num_images, steps, plan.steps_per_epoch(0))
 
     ### Model.
-    definition = ModelDefinition(config, ClassStatistics.of(annotations))
-    if initial is not None and checkpoints.latest() is None:
+    if initial is not None and not resumes:
+        check_predictors(config, definition.initial, initial, config.init_from)
         definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     schedule = learning_rate(config.optim, config.train.batch_size, milestones)
     optimizer = create_optimizer(config.optim, schedule)
@@ -72,10 +83,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     step_fn = make_train_step(definition, optimizer, schedule, mesh)
 
     ### Resume.
-    if checkpoints.latest() is not None:
-        check_categories(annotations, checkpoints.about()["category_ids"])
-        state = checkpoints.restore(state)
-    elif uses_memory(config) and config.loss.memory.fill:
+    unfilled = "features" in definition.local
+    if resumes:
+        about = checkpoints.about()
+        check_categories(annotations, about["category_ids"])
+        state, unfilled = resumed(checkpoints, state, definition, mesh)
+        check_conventions(config, about["config"], str(workdir))
+    if unfilled and config.loss.memory.fill:
         state = fill_memory(state, definition, mesh, annotations, plan)
     start = int(jax.device_get(state.step))
     if start > steps:
@@ -165,14 +179,35 @@ def fill_memory(
     return state
 
 
+def resumed(
+    checkpoints: Checkpoints, fresh: TrainState, definition: ModelDefinition, mesh: Mesh
+) -> tuple[TrainState, bool]:
+    """See `rog_jax.training.resume.resume`; of a checkpoint that does not fit, says what `config.init_from` is for."""
+    try:
+        return resume(checkpoints, fresh, definition, mesh)
+    except CheckpointError as error:
+        if not definition.config.init_from:
+            raise
+        raise CheckpointError(
+            f"{error}\nconfig.init_from is looked at before the first step only, and this folder has been trained "
+            "already: a run that starts from other weights, such as LOCE's second stage, needs another --workdir."
+        ) from error
+
+
 def with_initial(config: ConfigDict, checkpoints: Checkpoints) -> tuple[ConfigDict, InitialWeights | None]:
     """The config with the conventions of the weights that the run starts, or once started, from, and those weights.
 
     A resumed run finds the conventions in its own checkpoint: the folder of the weights may be gone.
 
     Raises:
-        CheckpointError: `config.init_from` is no folder of imported weights, or of another ResNet.
+        CheckpointError: `config.init_from` is no folder of imported weights, or of another ResNet, or the run's own.
     """
+    folder = checkpoints.folder.parent
+    if config.init_from and Path(config.init_from).resolve() == folder.resolve():
+        raise CheckpointError(
+            f"config.init_from and --workdir are both {folder}: a run that starts from another's weights, such as "
+            "LOCE's second stage, needs a folder of its own, another --workdir"
+        )
     if checkpoints.latest() is not None:
         settings = checkpoints.about().get("conventions")
         initial = None if settings is None else InitialWeights({}, settings, {})

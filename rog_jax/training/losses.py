@@ -1,6 +1,6 @@
 """Every loss of a training step, for the images of one device of the mesh."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,30 +9,19 @@ from jaxtyping import Array, Bool, Float, Int
 from rog_jax.data.batch import Batch
 from rog_jax.losses import accumulate_counts
 from rog_jax.losses.normaliser import normaliser
-from rog_jax.losses.rank_sort_head import rank_sort_mask_loss
+from rog_jax.losses.rank_sort_head import HeadLoss, rank_sort_mask_loss
 from rog_jax.models.box_head import box_loss, matched_truths
 from rog_jax.models.detector import Detector, TrainOutputs, image_keys
 from rog_jax.models.mask_head import mask_loss, mask_targets
+from rog_jax.models.objective import uses_memory
 from rog_jax.models.rpn import rpn_losses, rpn_targets
-from rog_jax.training.memory import MemoryOutputs, draw_rows, memory_box_loss, remember, uses_memory
+from rog_jax.training.memory import MemoryOutputs, draw_rows, memory_box_loss, remember
 from rog_jax.training.ranking import rank_sort_losses, ranking_losses
-from rog_jax.training.state import AXIS
+from rog_jax.training.state import AXIS, LossMemory
 
 RPN_KEY, ROI_KEY, CLASSIFICATION_KEY, MEMORY_KEY, FILL_KEY = 0, 1, 2, 3, 4
-
-
-class LossMemory(NamedTuple):
-    """What the losses of a device carry from step to step.
-
-    Attributes:
-        class_counts: int32 [1, C], positives so far.
-        loss: the classification loss's own state.
-        features: LOCE's feature memory, () without.
-    """
-
-    class_counts: Array
-    loss: Any
-    features: Any
+MEMORY_INPUTS = ("memory_logits", "memory_labels")
+"""Inputs of a classification loss that stand for rows drawn from a feature memory."""
 
 
 def compute_losses(
@@ -58,36 +47,43 @@ def compute_losses(
         memory_key = jax.random.fold_in(key, MEMORY_KEY)
         features = remember(model, outputs.features, batch, memory.features, memory_key)
         drawn = draw_rows(model, features, memory.loss, memory_key, AXIS)
-        inputs |= {"memory_logits": drawn.logits, "memory_labels": drawn.labels}
+        inputs |= dict(zip(MEMORY_INPUTS, (drawn.logits, drawn.labels), strict=True))
         rows += (drawn.labels >= 0).sum()
     losses["cls"], loss_state = model.loss(logits, labels, None, memory.loss, axis_name=AXIS, **inputs)
 
     counts_axis = AXIS if config.loss.gap.counts_scope == "global" else None
-    counts = accumulate_counts(memory.class_counts[0], labels, axis_name=counts_axis)
+    counts = accumulate_counts(memory.class_counts, labels, axis_name=counts_axis)
     slots = len(batch.image) * outputs.rois.positives
     losses |= ranking_losses(model, model.loss.foreground_logits(logits), labels, counts, slots)
-    losses |= _head_losses(model, outputs, batch, drawn, normaliser(rows, AXIS))
-    return losses, LossMemory(counts[None], loss_state, features)
+    ranked = None
+    if config.loss.ranking == "rank_sort":
+        ranked = rank_sort_losses(model, outputs, batch)
+        losses |= {"rank": ranked.rank, "sort": ranked.sort}
+    if ranked is not None and config.loss.rank_sort.balance_heads:
+        losses |= _balanced_head_losses(model, outputs, batch, ranked)
+    else:
+        losses |= _head_losses(model, outputs, batch, drawn, normaliser(rows, AXIS))
+    return losses, LossMemory(counts, loss_state, features)
+
+
+def _balanced_head_losses(
+    model: Detector, outputs: TrainOutputs, batch: Batch, ranked: HeadLoss
+) -> dict[str, Float[Array, ""]]:
+    """Rank & Sort's losses of boxes and masks, each as large as its ranking loss."""
+    losses = {"box": ranked.box}
+    if outputs.mask_logits is not None:
+        logits, targets, _ = _mask_rows(outputs, batch, model)
+        weights = ranked.weights.reshape(-1)
+        losses["mask"] = rank_sort_mask_loss(logits, targets, weights, ranked.rank + ranked.sort, AXIS)
+    return losses
 
 
 def _head_losses(
     model: Detector, outputs: TrainOutputs, batch: Batch, drawn: MemoryOutputs | None, rows: Float[Array, ""]
 ) -> dict[str, Float[Array, ""]]:
-    """Losses of boxes and masks; with Rank & Sort, which ranks scores by those boxes, also its own."""
+    """Smooth L1 of the boxes, those drawn from a memory included, and cross-entropy of the masks."""
     config = model.config
-    if config.loss.ranking == "rank_sort":
-        ranked = rank_sort_losses(model, outputs, batch)
-        losses = {"rank": ranked.rank, "sort": ranked.sort}
-        if config.loss.rank_sort.balance_heads:
-            losses["box"] = ranked.box
-            if outputs.mask_logits is not None:
-                logits, targets, _ = _mask_rows(outputs, batch, model)
-                value = losses["rank"] + losses["sort"]
-                losses["mask"] = rank_sort_mask_loss(logits, targets, ranked.weights.reshape(-1), value, AXIS)
-            return losses
-    else:
-        losses = {}
-    losses["box"] = box_loss(outputs.deltas, outputs.rois, batch.boxes, model.num_classes, config.roi, rows)
+    losses = {"box": box_loss(outputs.deltas, outputs.rois, batch.boxes, model.num_classes, config.roi, rows)}
     if drawn is not None:
         losses["box"] += memory_box_loss(drawn, config.roi, rows)
     if outputs.mask_logits is not None:
@@ -110,7 +106,11 @@ def _rpn_losses(model: Detector, outputs: TrainOutputs, batch: Batch, key: Array
 
 
 def classification_inputs(model: Detector, outputs: TrainOutputs, batch: Batch, key: Array) -> dict[str, Any]:
-    """What the classification loss asks for besides logits and labels (`ClassificationLoss.extra_inputs`)."""
+    """What the classification loss asks for besides logits and labels, but for a memory's rows.
+
+    Raises:
+        ValueError: it asks for what nobody makes here (`ClassificationLoss.extra_inputs`).
+    """
     key = jax.random.fold_in(key, CLASSIFICATION_KEY)
     makers = {
         "key": lambda: key,
@@ -118,7 +118,14 @@ def classification_inputs(model: Detector, outputs: TrainOutputs, batch: Batch, 
         "gt_ids": lambda: _gt_ids(outputs.rois.matched, batch.boxes.shape[1]),
         "verified": lambda: batch.verified,
     }
-    return {name: makers[name]() for name in model.loss.extra_inputs if name in makers}
+    wanted = [name for name in model.loss.extra_inputs if name not in MEMORY_INPUTS]
+    unknown = ", ".join(name for name in wanted if name not in makers)
+    if unknown:
+        raise ValueError(
+            f"config.loss.classification={model.config.loss.classification!r} asks for {unknown}, which training does "
+            f"not make: add it to rog_jax/training/losses.py; there are {', '.join((*makers, *MEMORY_INPUTS))}"
+        )
+    return {name: makers[name]() for name in wanted}
 
 
 def _gt_ids(matched: Int[Array, "B R"], slots: int) -> Int[Array, " N"]:

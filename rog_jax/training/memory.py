@@ -34,15 +34,8 @@ class MemoryOutputs(NamedTuple):
     labels: Array
 
 
-def uses_memory(config: ConfigDict | FrozenConfigDict) -> bool:
-    """Whether training keeps a feature memory: LOCE's does, unless its size is set to 0."""
-    return config.loss.classification == "loce" and config.loss.memory.slots > 0
-
-
-def empty_memory(config: ConfigDict | FrozenConfigDict) -> FeatureMemory | tuple[()]:
-    """The memory before the first step; () where there is none."""
-    if not uses_memory(config):
-        return ()
+def empty_memory(config: ConfigDict | FrozenConfigDict) -> FeatureMemory:
+    """One device's memory before the first step."""
     size = config.roi.box_pool, config.model.fpn_channels, config.loss.memory.slots
     return feature_memory.create_memory(config.model.num_classes, *size, dtype=jnp.dtype(config.model.dtype))
 

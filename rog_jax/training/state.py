@@ -1,9 +1,11 @@
 """What training remembers: parameters, optimizer, class counts and the memory of the losses."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 
 from rog_jax.data.statistics import ClassStatistics
 from rog_jax.models.detector import Detector
+from rog_jax.models.objective import uses_memory
 from rog_jax.models.recipe import with_recipe
 from rog_jax.models.resnet import frozen_path
 from rog_jax.training.memory import empty_memory
@@ -28,10 +31,12 @@ class TrainState(NamedTuple):
         trainable: parameters that are trained.
         fixed: frozen parameters and stored statistics.
         optimizer: state of the optax transformation.
-        class_counts: int32 [1, C], positives seen so far over all devices, or [devices, C] where each device keeps
-            its own.
-        loss: memory of the classification loss; [devices, ...] where each device keeps its own.
-        features: LOCE's feature memory, [devices, ...]; () without.
+        class_counts: int32 [C], positives seen so far.
+        loss: memory of the classification loss.
+        features: LOCE's feature memory; () without.
+
+    The last three are the `LossMemory`. Those that each device keeps for itself (`ModelDefinition.local`) have a first
+    axis of devices, spread over the mesh; everything else is the same on all devices.
     """
 
     step: Any
@@ -43,12 +48,34 @@ class TrainState(NamedTuple):
     features: Any
 
 
+class LossMemory(NamedTuple):
+    """What the losses of one device carry from step to step.
+
+    Attributes:
+        class_counts: int32 [C], positives so far.
+        loss: the classification loss's own state.
+        features: LOCE's feature memory, () without.
+    """
+
+    class_counts: Any
+    loss: Any
+    features: Any
+
+
 class ModelDefinition:
     """The detector without its arrays, and how to put the arrays of a `TrainState` back.
 
     Args:
         config: with `model.num_classes` set; settings left open take what belongs to the classification loss.
         statistics: of the training set, which some losses and calibrations need.
+
+    Attributes:
+        config: with nothing left open.
+        statistics: as given.
+        loss: the classification loss.
+        local: the fields of `LossMemory` that each device keeps for itself.
+        initial: trainable and fixed arrays before the first step (NumPy): drawn as `config.train.seed` says, or
+            imported.
     """
 
     def __init__(self, config: ConfigDict, statistics: ClassStatistics | None = None):
@@ -56,9 +83,14 @@ class ModelDefinition:
         self.statistics = statistics
         model = Detector(config, config.train.seed, statistics)
         self.loss = model.loss
+        kept_apart = {
+            "class_counts": config.loss.gap.counts_scope == "device",
+            "loss": self.loss.state_is_local,
+            "features": uses_memory(config),
+        }
+        self.local = tuple(name for name, is_local in kept_apart.items() if is_local)
         self._graph, trainable, fixed = nnx.split(model, self._is_trainable, ...)
         self.initial = nnx.to_pure_dict(trainable), nnx.to_pure_dict(fixed)
-        """Trainable and fixed arrays before the first step (NumPy): drawn as `config.train.seed` says, or imported."""
         self._templates = trainable, fixed
         self._check_trained_parts()
 
@@ -98,33 +130,64 @@ def filled(template: nnx.State, arrays: dict) -> nnx.State:
 
 def create_state(definition: ModelDefinition, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step, placed on the mesh."""
-    config = definition.config
     trainable, fixed = definition.initial
-    counts = np.zeros(config.model.num_classes, np.int32)
-    loss = jax.tree.map(np.asarray, definition.loss.init_state())
     state = TrainState(
         step=np.zeros((), np.int32),
         trainable=trainable,
         fixed=fixed,
         optimizer=jax.jit(optimizer.init)(trainable),
-        class_counts=_for_each_device(counts, mesh.size if config.loss.gap.counts_scope == "device" else 1),
-        loss=_for_each_device(loss, mesh.size) if definition.loss.state_is_local else loss,
-        features=_for_each_device(empty_memory(config), mesh.size),
+        class_counts=np.zeros(definition.config.model.num_classes, np.int32),
+        loss=jax.tree.map(np.asarray, definition.loss.init_state()),
+        features=(),
     )
-    return jax.device_put(state, state_shardings(state, definition, mesh))
+    for name in set(definition.local) - {"features"}:
+        repeated = jax.tree.map(lambda x: np.repeat(x[None], mesh.size, axis=0), getattr(state, name))
+        state = state._replace(**{name: repeated})
+    placed = jax.device_put(state, state_shardings(state, definition, mesh))
+    return placed._replace(features=create_features(definition, mesh))
 
 
-def _for_each_device(tree: Any, devices: int) -> Any:
-    """The same arrays for each device, along a new first axis."""
-    return jax.tree.map(lambda x: np.repeat(x[None], devices, axis=0), tree)
+def create_features(definition: ModelDefinition, mesh: Mesh) -> Any:
+    """The empty feature memory of each device, made where it stays: a host may not hold all of its devices'."""
+    if "features" not in definition.local:
+        return ()
+
+    def on_every_device():
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (mesh.size, *x.shape)), empty_memory(definition.config))
+
+    return jax.jit(on_every_device, out_shardings=NamedSharding(mesh, PartitionSpec(AXIS)))()
+
+
+def inference_state(definition: ModelDefinition, mesh: Mesh, step: int = 0) -> TrainState:
+    """The definition's arrays on the mesh and nothing that only training needs."""
+    arrays = np.asarray(step, np.int32), *definition.initial
+    return TrainState(*jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), (), (), (), ())
+
+
+def own_memory(state: TrainState, local: Sequence[str]) -> LossMemory:
+    """The memory of the losses as this device has it; called inside `shard_map`.
+
+    Args:
+        state: this device's part.
+        local: fields that each device keeps for itself.
+    """
+    parts = {name: getattr(state, name) for name in LossMemory._fields}
+    first = partial(jax.tree.map, lambda x: x[0])
+    return LossMemory(**{name: first(part) if name in local else part for name, part in parts.items()})
+
+
+def with_memory(state: TrainState, memory: LossMemory, local: Sequence[str]) -> TrainState:
+    """This device's part of the state with that memory in it: the way back from `own_memory`."""
+    alone = partial(jax.tree.map, lambda x: x[None])
+    parts = memory._asdict()
+    return state._replace(**{name: alone(part) if name in local else part for name, part in parts.items()})
 
 
 def state_specs(definition: ModelDefinition) -> TrainState:
     """Which part of the state is spread over the mesh: nothing, but what each device keeps for itself."""
-    everywhere, own = PartitionSpec(), PartitionSpec(AXIS)
-    counts = own if definition.config.loss.gap.counts_scope == "device" else everywhere
-    loss = own if definition.loss.state_is_local else everywhere
-    return TrainState(everywhere, everywhere, everywhere, everywhere, counts, loss, own)
+    return TrainState(
+        *(PartitionSpec(AXIS) if name in definition.local else PartitionSpec() for name in TrainState._fields)
+    )
 
 
 def state_shardings(state: TrainState, definition: ModelDefinition, mesh: Mesh) -> TrainState:

@@ -1,7 +1,6 @@
 """One update: the gradient of all losses and the state that follows, on every device of the mesh at once."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,10 @@ from jaxtyping import Array, Float
 
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.models.detector import Detector, ScoreFunction
-from rog_jax.training.losses import FILL_KEY, LossMemory, compute_losses
+from rog_jax.training.losses import FILL_KEY, compute_losses
 from rog_jax.training.memory import remember
 from rog_jax.training.optimizer import Schedule
-from rog_jax.training.state import AXIS, ModelDefinition, TrainState, state_specs
+from rog_jax.training.state import AXIS, ModelDefinition, TrainState, own_memory, state_specs, with_memory
 
 
 def make_train_step(
@@ -40,15 +39,11 @@ def make_train_step(
         `gradient_norm` (before clipping), `lr`, `positives` (sampled positive RoIs), `finite` (1 or 0), and of all
         hosts' images together `unreadable` and `dropped` (objects beyond the most that an image may have).
     """
-    config = definition.config
-    # What each device keeps for itself has a first axis of devices, whose part on a device has length 1.
-    first, alone = partial(jax.tree.map, lambda x: x[0]), partial(jax.tree.map, lambda x: x[None])
-    is_local = definition.loss.state_is_local
-    own_loss_state, spread_loss_state = (first, alone) if is_local else (lambda state: state,) * 2
+    config, local = definition.config, definition.local
 
     def update(state: TrainState, batch: Batch):
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-        memory = LossMemory(state.class_counts, own_loss_state(state.loss), first(state.features))
+        memory = own_memory(state, local)
 
         def total(trainable):
             model = definition.merge(trainable, state.fixed)
@@ -61,20 +56,13 @@ def make_train_step(
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(sum(losses.values()))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
-        done = TrainState(
-            step=state.step,
-            trainable=optax.apply_updates(state.trainable, updates),
-            fixed=state.fixed,
-            optimizer=optimizer_state,
-            class_counts=memory_after.class_counts,
-            loss=spread_loss_state(memory_after.loss),
-            features=alone(memory_after.features),
-        )
+        trainable = optax.apply_updates(state.trainable, updates)
+        done = with_memory(state._replace(trainable=trainable, optimizer=optimizer_state), memory_after, local)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
         # A choice between two feature memories would hold both; what a bad step stored is never saved.
         after = after._replace(features=done.features)
         seen = (memory_after.class_counts - memory.class_counts).sum()
-        if config.loss.gap.counts_scope == "device":
+        if "class_counts" in local:
             seen = jax.lax.psum(seen, AXIS)
         left_out = {"unreadable": batch.unreadable.sum(), "dropped": batch.dropped.sum()}
         metrics = losses | jax.lax.psum(left_out, AXIS)
@@ -107,15 +95,15 @@ def make_fill_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainSt
     Returns:
         A function of state, global batch and the batch's number.
     """
-    seed = definition.config.train.seed
+    seed, local = definition.config.train.seed, definition.local
 
     def fill(state: TrainState, batch: Batch, number: Array) -> TrainState:
         model = definition.merge(state.trainable, state.fixed)
         features = model.features(batch.image, batch.image_size)
-        memory = jax.tree.map(lambda x: x[0], state.features)
+        memory = own_memory(state, local)
         key = jax.random.fold_in(jax.random.key(seed), number)
-        memory = remember(model, features, batch, memory, jax.random.fold_in(key, FILL_KEY))
-        return state._replace(features=jax.tree.map(lambda x: x[None], memory))
+        stored = remember(model, features, batch, memory.features, jax.random.fold_in(key, FILL_KEY))
+        return with_memory(state, memory._replace(features=stored), local)
 
     specs = state_specs(definition)
     sharded = jax.shard_map(

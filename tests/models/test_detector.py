@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rog_jax.models.detector import Detector, image_keys
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.state import ModelDefinition
 from tests.tiny import NUM_CLASSES, random_batch, tiny_config
 
@@ -18,7 +19,7 @@ def make_config(**model):
     config = tiny_config()
     config.model.norm = "frozen_batch"
     config.model.update(model)
-    return config
+    return with_recipe(config)
 
 
 @functools.cache

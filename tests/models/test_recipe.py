@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
+from rog_jax.losses.classification import CLASSIFICATION_LOSSES
 from rog_jax.models.recipe import LOSS_SETTINGS, usual_milestones, with_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -19,12 +20,13 @@ def chosen(loss, **train):
     return with_recipe(config)
 
 
-def from_command_line(monkeypatch, *arguments):
+def command_line_config(monkeypatch, *arguments):
+    """The config that train.py is given; `--config` is relative to the repository."""
     monkeypatch.setattr("sys.argv", ["train.py", *arguments])  # where config_flags looks for overrides
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     values(["train.py", *arguments])
-    return with_recipe(values.config)
+    return values.config
 
 
 @pytest.mark.parametrize("loss", LOSS_SETTINGS)
@@ -33,6 +35,7 @@ def test_nothing_stays_open(loss):
     for value in (config.optim.warmup_steps, config.optim.warmup_ratio, config.optim.clip_norm, config.test.nms_iou):
         assert value is not None
     assert config.roi.mask_predictor in ("conv", "normed")
+    assert config.roi.predictor == CLASSIFICATION_LOSSES[loss].predictor
     assert config.optim.milestones == (8, 11)
 
 
@@ -49,7 +52,7 @@ def test_what_the_authors_set():
 
 
 def test_the_command_line_overrules(monkeypatch):
-    config = from_command_line(
+    config = command_line_config(
         monkeypatch,
         f"--config={ROOT / 'configs' / 'lvis_r50.py'}:2x",
         "--config.loss.classification=gol",
@@ -60,6 +63,7 @@ def test_the_command_line_overrules(monkeypatch):
         "--config.optim.milestones=(5, 6)",
         "--config.model.trained_parts=('rpn', 'mask_head')",
     )
+    config = with_recipe(config)
     assert (config.optim.clip_norm, config.optim.warmup_steps, config.test.nms_iou) == (3.0, 7, 0.45)
     assert (config.roi.mask_predictor, config.roi.init) == ("conv", "pytorch")
     assert config.optim.milestones == (5, 6)

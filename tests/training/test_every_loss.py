@@ -34,7 +34,8 @@ def config_of(classification, ranking, **gap):
 def train_steps(config, steps, devices=1):
     """The total losses of some steps on one batch, the last state, and the mesh."""
     step, start, mesh = build_from(config, devices)
-    state, batch, history = start(), to_devices(random_batch(0), mesh), []
+    verified = config.loss.federated.negatives == "verified"
+    state, batch, history = start(), to_devices(random_batch(0, verified=verified), mesh), []
     for _ in range(steps):
         state, metrics = step(state, batch)
         history.append({name: float(value) for name, value in metrics.items()})
@@ -95,21 +96,68 @@ def test_rank_sort_trains_the_heads(tmp_path):
         np.testing.assert_allclose([metrics["box"], metrics["mask"]], both, rtol=1e-4)
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("classification", "ranking"),
-    [("seesaw", "gap"), ("gol", "rank_sort"), pytest.param("eqlv2", "ap", marks=pytest.mark.slow)],
+    [("seesaw", "gap"), ("gol", "rank_sort"), slow("eqlv2", "ap")],
 )
 def test_eight_devices_equal_one(classification, ranking):
-    config = config_of(classification, ranking, scope="global")
+    check_devices(config_of(classification, ranking, scope="global"), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("classification", "options"),
+    [
+        ("loce", {}),
+        ("federated", {"negatives": "verified"}),
+        slow("federated", {"num_sample_cats": 3}),
+        slow("ecm", {}),
+        slow("droploss", {"threshold": 0.2}),
+    ],
+)
+def test_a_step_on_eight_devices_equals_one(classification, options):
+    """LOCE without its memory, which is other on each device by design."""
+    config = config_of(classification, "none")
+    config.loss[classification].update(options)
+    config.loss.memory.slots = 0
+    config.optim.warmup_steps = 0  # the classifier moves by more than its rounding
+    state_one, state_eight, start = check_devices(config, steps=1)
+    kernels = [state.trainable["box_head"]["classifier"]["kernel"] for state in (state_one, state_eight, start())]
+    moved_one, moved_eight = (np.asarray(kernel) - np.asarray(kernels[2]) for kernel in kernels[:2])
+    assert np.abs(moved_one).max() > 1e-5
+    np.testing.assert_allclose(moved_one, moved_eight, rtol=1e-2, atol=1e-3 * np.abs(moved_one).max())
+
+
+def check_devices(config, steps):
+    """Metrics and the loss's state are the same on one device and on eight; returns both states and what they were."""
     config.loss.ap.scope = config.loss.rank_sort.scope = "global"
-    config.loss.rank_sort.balance_heads = ranking == "rank_sort"
-    one, state_one, _ = train_steps(config, 2)
-    eight, state_eight, _ = train_steps(config, 2, devices=8)
+    config.loss.rank_sort.balance_heads = config.loss.ranking == "rank_sort"
+    one, state_one, start = train_steps(config, steps)
+    eight, state_eight, _ = train_steps(config, steps, devices=8)
     for a, b in zip(one, eight, strict=True):
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6, err_msg=name)
     for a, b in zip(jax.tree.leaves(state_one.loss), jax.tree.leaves(state_eight.loss), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # EQLv2's sums carry their rounding errors along
+    return state_one, state_eight, start
+
+
+def test_a_memory_in_bfloat16_trains():
+    """LOCE as its recipe has it: features, and with them the memory, in half as many bits as losses and scores."""
+    config = config_of("loce", "none")
+    config.model.dtype = "bfloat16"
+    history, state, _ = train_steps(config, 6, devices=2)
+    assert state.features.features.dtype == np.dtype("bfloat16")
+    assert state.features.deltas.dtype == state.loss.dtype == np.float32
+    stored = np.asarray(state.features.features, np.float32)
+    assert np.isfinite(stored).all()
+    assert np.abs(stored).sum((1, 2, 3, 4, 5)).min() > 0  # on each device
+    assert (stored[0] != stored[1]).any()
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
+    assert history[-1]["cls"] < history[0]["cls"]
 
 
 def test_a_state_of_each_device_is_spread_and_adds_up():

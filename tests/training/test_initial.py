@@ -1,11 +1,22 @@
 """Runs that start from imported weights."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.checkpoint import CheckpointError
-from rog_jax.training.initial import InitialWeights, load_initial, overwritten, save_initial, with_settings
+from rog_jax.training.initial import (
+    InitialWeights,
+    check_conventions,
+    check_predictors,
+    load_initial,
+    overwritten,
+    save_initial,
+    with_settings,
+)
 from rog_jax.training.state import ModelDefinition
 from tests.tiny import tiny_config
 
@@ -104,3 +115,33 @@ def test_heads_for_other_categories_stay_fresh_and_other_shapes_are_refused(back
     wrong = {"rpn": {"conv": {"kernel": np.zeros((3, 3, 4, 4))}}}
     with pytest.raises(CheckpointError, match=r"rpn/conv/kernel is \[3, 3, 4, 4\] in weights and \[3, 3, 8, 8\]"):
         overwritten(fresh, wrong, "weights")
+
+
+def test_a_last_layer_of_another_kind_is_refused():
+    """Linear and normed layers have arrays of the same shapes: only the settings tell them apart."""
+    config = with_recipe(tiny_config())
+    fresh = ModelDefinition(config).initial
+    kinds = {"predictor": ("linear", "box_head", "classifier"), "mask_predictor": ("conv", "mask_head")}
+    for name, (own, *part) in kinds.items():
+        weights = fresh[0][part[0]]
+        head = {part[0]: weights if len(part) == 1 else {part[1]: weights[part[1]]}}
+        initial = InitialWeights(head, {"roi": {name: "normed"}}, {})
+        message = rf"is that of a normed layer, and config\.roi\.{name} is {own}: add --config\.roi\.{name}=normed"
+        with pytest.raises(CheckpointError, match=message):
+            check_predictors(config, fresh, initial, "weights")
+        check_predictors(config, fresh, initial._replace(settings={"roi": {name: own}}), "weights")
+        check_predictors(config, fresh, initial._replace(settings={}), "weights")  # of an older import
+        check_predictors(config, fresh, InitialWeights({}, initial.settings, {}), "weights")  # a backbone
+
+
+def test_saved_settings_that_change_the_arrays_meaning_are_refused():
+    config = with_recipe(tiny_config())
+    saved = json.loads(config.to_json())
+    check_conventions(config, saved, "run")
+    del saved["roi"]["level_epsilon"]  # a run of an older program
+    saved["roi"]["predictor"] = "auto"
+    check_conventions(config, saved, "run")
+    saved["loss"]["classification"] = "seesaw"  # whose predictor is normed
+    saved["model"]["pixel_order"] = "bgr"
+    with pytest.raises(CheckpointError, match=r"(?s)pixel_order: checkpoint bgr, here.*predictor: checkpoint normed"):
+        check_conventions(config, saved, "run")

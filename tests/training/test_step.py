@@ -86,8 +86,8 @@ def test_device_scope_ranks_each_device_by_itself():
     def probe(batch):
         model = definition.merge(*definition.initial)
         outputs = model.train_outputs(batch, jax.random.fold_in(key, ROI_KEY))
-        losses, memory = compute_losses(model, batch, LossMemory(np.zeros((1, NUM_CLASSES), np.int32), (), ()), key)
-        return outputs.logits, outputs.rois.labels, losses["gap"][None], memory.class_counts
+        losses, memory = compute_losses(model, batch, LossMemory(np.zeros(NUM_CLASSES, np.int32), (), ()), key)
+        return outputs.logits, outputs.rois.labels, losses["gap"][None], memory.class_counts[None]
 
     rows = PartitionSpec(AXIS)
     mapped = jax.shard_map(probe, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
@@ -108,7 +108,7 @@ def test_counts_of_each_device_add_up():
     per_device, _ = run(8, scope="device", counts_scope="device")
     together, _ = run(8, scope="device", counts_scope="global")
     assert per_device.class_counts.shape == (8, NUM_CLASSES)
-    np.testing.assert_array_equal(per_device.class_counts.sum(0), together.class_counts[0])
+    np.testing.assert_array_equal(per_device.class_counts.sum(0), together.class_counts)
 
 
 def test_compiles_once_and_never_asks_the_host():

@@ -9,6 +9,7 @@ from flax import nnx
 from configs import common
 from rog_jax.models.detector import Detector
 from rog_jax.models.layers import FrozenBatchNorm
+from rog_jax.models.recipe import with_recipe
 from rog_jax.tools.golden_weights import detectron2_state, mmdet_state, resnet_state, torchvision_state
 from rog_jax.training.initial import with_settings
 from rog_jax.training.state import ModelDefinition
@@ -137,7 +138,7 @@ def test_imagenet_resnets_of_torchvision(depth):
 
 @pytest.mark.parametrize(("depth", "blocks"), [(18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))])
 def test_imagenet_resnets_without_bottlenecks(depth, blocks):
-    model = Detector(tiny(depth), seed=0)
+    model = Detector(with_recipe(tiny(depth)), seed=0)
     state, inputs = {"conv1.weight": np.ones((64, 3, 7, 7))}, 64
     norms = {"bn1": 64}
     for stage, count in enumerate(blocks):
