@@ -51,6 +51,7 @@ def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, s
     check_categories(annotations, about["category_ids"])
     config = with_settings(config, about.get("conventions") or {}, str(workdir))
     config.model.num_classes = config.model.num_classes or annotations.num_classes
+    config.train.gradient_sums = about["config"]["train"].get("gradient_sums", False)  # nothing of the model's
     config, definition, state = untrained(config, ClassStatistics.from_json(about["statistics"]))
     state = checkpoints.restore(state, step)
     checkpoints.close()

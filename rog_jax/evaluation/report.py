@@ -28,6 +28,12 @@ _CAPTIONS = {
     ),
     "ap_over_frequency": ("AP of each category over its training images", "The paper's Figure 5b."),
     "norms_over_frequency": ("Norms of the classifier's weights", "The paper's Figure 5a."),
+    "gradients_over_frequency": (
+        "How hard training pulled each category up and down",
+        "The paper's Figure 4: the sum of the sizes of all gradients by the category's logit in rows of the category, "
+        "over the sum in all other rows. Below the dashed line, the category was pushed down more than up; on the "
+        "lower edge stands what was never seen.",
+    ),
     "tide": ("What each kind of error costs", "TIDE: the AP50 that mending one kind of error would gain."),
     "precision_curves": (
         "Precision over recall",

@@ -80,6 +80,21 @@ def _norms_over_frequency(ax: Axes, run: Evaluated) -> None:
     ax.legend(fontsize=8)
 
 
+def _gradients_over_frequency(ax: Axes, run: Evaluated) -> None:
+    """The paper's Figure 4. A category that was never a positive has the ratio 0, and stands on the lower edge."""
+    sums = run.diagnosis["gradient_sums"]
+    known = [sums.get(row["category_id"], (np.nan, np.nan)) for row in run.categories]
+    positive, negative = np.array(known, np.float64).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(negative > 0, positive / negative, np.nan)
+    lowest = np.min(ratio[ratio > 0], initial=1.0) / 2
+    _scatter_of_groups(ax, run, run.column("train_images"), np.where(ratio == 0, lowest, ratio))
+    ax.axhline(1, color="black", lw=1, ls="--", label="balance")
+    ax.set_yscale("log")
+    ax.set(xlabel="training images of the category", ylabel="positive / negative gradients")
+    ax.legend(fontsize=8)
+
+
 def _scatter_of_groups(ax: Axes, run: Evaluated, images: np.ndarray, values: np.ndarray) -> None:
     groups = np.array([row["group"] for row in run.categories])
     for group in GROUPS:
@@ -155,13 +170,18 @@ def _always(run: Evaluated) -> bool:
 
 
 def _has_norms(run: Evaluated) -> bool:
-    return bool(run.diagnosis["classifier_norms"])
+    return bool(run.diagnosis.get("classifier_norms"))
+
+
+def _has_gradients(run: Evaluated) -> bool:
+    return bool(run.diagnosis.get("gradient_sums"))
 
 
 _FIGURES: dict[str, tuple[Callable, Callable[[Evaluated], bool], bool]] = {
     "outcomes": (_outcomes, _always, False),
     "ap_over_frequency": (_ap_over_frequency, _always, False),
     "norms_over_frequency": (_norms_over_frequency, _has_norms, False),
+    "gradients_over_frequency": (_gradients_over_frequency, _has_gradients, False),
     "tide": (_tide, _always, True),
     "precision_curves": (_precision_curves, _always, False),
     "calibration": (_calibration, _always, False),

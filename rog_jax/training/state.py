@@ -14,6 +14,7 @@ from rog_jax.data.statistics import ClassStatistics
 from rog_jax.models.detector import Detector
 from rog_jax.models.recipe import with_recipe
 from rog_jax.models.resnet import frozen_path
+from rog_jax.training.gradient_sums import empty_sums
 from rog_jax.training.memory import empty_memory
 
 AXIS = "data"
@@ -32,6 +33,8 @@ class TrainState(NamedTuple):
             its own.
         loss: memory of the classification loss; [devices, ...] where each device keeps its own.
         features: LOCE's feature memory, [devices, ...]; () without.
+        gradients: float32 [2, C], sums so far of the sizes of the losses' derivatives by each category's logits, over
+            rows of the category and over all others; () unless `config.train.gradient_sums`.
     """
 
     step: Any
@@ -41,6 +44,7 @@ class TrainState(NamedTuple):
     class_counts: Any
     loss: Any
     features: Any
+    gradients: Any
 
 
 class ModelDefinition:
@@ -110,6 +114,7 @@ def create_state(definition: ModelDefinition, optimizer: optax.GradientTransform
         class_counts=_for_each_device(counts, mesh.size if config.loss.gap.counts_scope == "device" else 1),
         loss=_for_each_device(loss, mesh.size) if definition.loss.state_is_local else loss,
         features=_for_each_device(empty_memory(config), mesh.size),
+        gradients=empty_sums(config),
     )
     return jax.device_put(state, state_shardings(state, definition, mesh))
 
@@ -124,7 +129,7 @@ def state_specs(definition: ModelDefinition) -> TrainState:
     everywhere, own = PartitionSpec(), PartitionSpec(AXIS)
     counts = own if definition.config.loss.gap.counts_scope == "device" else everywhere
     loss = own if definition.loss.state_is_local else everywhere
-    return TrainState(everywhere, everywhere, everywhere, everywhere, counts, loss, own)
+    return TrainState(everywhere, everywhere, everywhere, everywhere, counts, loss, own, everywhere)
 
 
 def state_shardings(state: TrainState, definition: ModelDefinition, mesh: Mesh) -> TrainState:
