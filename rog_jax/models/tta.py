@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Float, Int, Num
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rog_jax.data.batch import Batch
+from rog_jax.ops.boxes import Array
 from rog_jax.ops.nms import class_nms
 
 _SIDE_MULTIPLE = 32  # pixels, of a padded side: the coarsest stride of the backbone
@@ -94,7 +95,7 @@ def moved(
     return boxes
 
 
-Found = tuple[Float[Array, "B K 4"], Float[Array, "B K"], Int[Array, "B K"]]
+Found = tuple[Float[Array, "B _k 4"], Float[Array, "B _k"], Int[Array, "B _k"]]
 """Boxes, scores, and labels, -1 in empty slots."""
 
 

@@ -17,7 +17,7 @@ from tests.training.test_step import STATISTICS, build_from
 
 def test_the_tap_takes_sums_and_changes_nothing():
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(12, 4)).astype(np.float32), rng.integers(-1, 4, 12)
+    logits, labels = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32), rng.integers(-1, 4, 12)
     tap, pull = jnp.zeros((2, 3)), jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
 
     def loss(logits, tap):
@@ -50,7 +50,7 @@ def test_the_steps_sums_are_those_of_the_joined_batch(classification, ranking):
 def sums_by_hand(config) -> np.ndarray:
     """The naive twin on the gradient by an offset that is added to the logits, on one device."""
     definition, mesh = ModelDefinition(config, STATISTICS), data_mesh(jax.devices()[:1])
-    batch, key = random_batch(0), jax.random.fold_in(jax.random.key(config.train.seed), 0)
+    batch, key = jax.device_put(random_batch(0)), jax.random.fold_in(jax.random.key(config.train.seed), 0)
     model = definition.merge(*definition.initial)
 
     def total(offset):
