@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from rog_jax.evaluation.analysis import OUTCOMES
 from rog_jax.evaluation.report_data import GROUP_NAMES, GROUPS, Evaluated
@@ -102,6 +103,8 @@ def _scatter_of_groups(ax: Axes, run: Evaluated, images: np.ndarray, values: np.
         style = {"s": 18, "facecolors": "none", "edgecolors": _COLORS[group], "marker": _MARKERS[group]}
         ax.scatter(np.maximum(images[own], 0.7), values[own], label=GROUP_NAMES[group], **style)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")  # 100, not 10 to the 2
+    ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))  # only where there is no 10, 100 ...
     ax.grid(alpha=0.3)
 
 
@@ -150,7 +153,7 @@ def _calibration(ax: Axes, run: Evaluated) -> None:
         label = f"{GROUP_NAMES[group]} (error {measured['error']:.2f})"
         style = {"color": _COLORS[group], "marker": _MARKERS[group], "ls": _DASHES[group], "ms": 4}
         ax.plot(scores, precision, label=label, **style)
-    ax.set(xlabel="score", ylabel="part that is right", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="score", ylabel="part that is right", xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
@@ -160,7 +163,7 @@ def _precision_curves(ax: Axes, run: Evaluated) -> None:
         if not np.isnan(curve[0]):
             style = {"color": _COLORS[group], "ls": _DASHES[group], "marker": _MARKERS[group], "markevery": 20, "ms": 4}
             ax.plot(np.linspace(0, 1, len(curve)), curve, label=GROUP_NAMES[group], **style)
-    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
