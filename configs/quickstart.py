@@ -59,5 +59,6 @@ def get_config() -> ConfigDict:
     config.train.gradient_sums = True
     config.test.batch_size = 8
     config.test.max_detections = 50
+    config.test.written_detections = 100  # so that the report shows what the cut at 50 loses
     config.test.pre_nms = 500
     return config

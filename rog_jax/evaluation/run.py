@@ -37,6 +37,7 @@ from rog_jax.evaluation.summary import (
 )
 from rog_jax.evaluation.training_counts import training_counts, with_training_counts
 from rog_jax.evaluation.truth import Truth, load_truth
+from rog_jax.training.checkpoint import flattened
 from rog_jax.training.loop import git_commit
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
@@ -108,13 +109,13 @@ def classifier_facts(model: EvaluatedModel, annotations: Annotations) -> dict[st
         "classifier_norms": L2 norm of the classifier's weights (the paper's Figure 5a); "gradient_sums": [positive,
         negative], if training summed them up (Figure 4).
     """
-    parameters = model.state.trainable | model.state.fixed
-    kernel = jax.device_get(parameters["box_head"]["classifier"]["kernel"])  # [hidden, Q]
+    arrays = flattened(model.state.fixed) | flattened(model.state.trainable)
+    kernel = jax.device_get(arrays["box_head/classifier/kernel"])  # [hidden, Q]
     norms = np.linalg.norm(kernel.astype(np.float64), axis=0)[: annotations.num_classes]
     ids = annotations.category_ids.tolist()
     facts = {"classifier_norms": dict(zip(ids, norms.tolist(), strict=True))}
-    if len(model.state.gradients):
-        sums = jax.device_get(model.state.gradients)  # [2, C]
+    sums = np.asarray(jax.device_get(model.state.gradients))  # [2, C], or [0]
+    if sums.any():
         facts["gradient_sums"] = dict(zip(ids, sums.T.tolist(), strict=True))
     return facts
 
