@@ -243,6 +243,8 @@ def _train() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 5000  # steps
     train.keep_checkpoints = 2
+    # Sums up how hard each category's logits are pushed up and down, for the report (the paper's Figure 4).
+    train.gradient_sums = False
     return train
 
 
@@ -258,6 +260,9 @@ def _test() -> ConfigDict:
     # Best (proposal, category) pairs an image that enter the class-wise NMS. (max_detections - 1) * test_proposals + 1
     # gives the unlimited procedure's detections for any scores, at some 50 times the cost (docs/performance.md).
     test.pre_nms = 4000
+    # Test-time augmentation: each image at all of these sizes, as factors of data.test_short_side, and mirrored too.
+    test.scales = (1.0,)
+    test.flip = False
     test.mask_threshold = 0.5
     test.protocol = "auto"  # whose figures: auto (as data.format says) | lvis | coco | openimages
     test.evaluator = "hotcoco"  # hotcoco | official (the packages lvis and pycocotools)

@@ -53,10 +53,12 @@ def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, s
     config, definition = untrained(config, None if statistics is None else ClassStatistics.from_json(statistics))
     definition.initial = restored(definition.initial, checkpoints.parameters(step), str(workdir))
     step = checkpoints.latest() if step is None else step
+    sums = checkpoints.gradient_sums(step)
     checkpoints.close()
     check_conventions(config, about["config"], str(workdir))
     facts = {"step": step, "training": training_facts(about)}
-    return EvaluatedModel(config, definition, inference_state(definition, data_mesh(), step), facts)
+    state = inference_state(definition, data_mesh(), step)._replace(gradients=sums)
+    return EvaluatedModel(config, definition, state, facts)
 
 
 def training_facts(about: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,12 @@ _CAPTIONS = {
     ),
     "ap_over_frequency": ("AP of each category over its training images", "The paper's Figure 5b."),
     "norms_over_frequency": ("Norms of the classifier's weights", "The paper's Figure 5a."),
+    "gradients_over_frequency": (
+        "How hard training pulled each category up and down",
+        "The paper's Figure 4: the sum of the sizes of all gradients by the category's logit in rows of the category, "
+        "over the sum in all other rows. Below the dashed line, the category was pushed down more than up; on the "
+        "lower edge stands what was never seen.",
+    ),
     "tide": ("What each kind of error costs", "TIDE: the AP50 that mending one kind of error would gain."),
     "precision_curves": (
         "Precision over recall",
@@ -46,6 +52,8 @@ th:first-child, td:first-child { text-align: left; } tr:nth-child(even) td { bac
 thead th { border-bottom: 2px solid #111; } img { max-width: 100%; } figure { margin: 0.5rem 0; }
 figcaption, .note { color: #444; font-size: 0.9rem; } pre { overflow-x: auto; background: #f4f4f4; padding: 0.7rem; }
 .sides { display: flex; gap: 2rem; flex-wrap: wrap; }
+.plots { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(34rem, 100%), 1fr)); }
+.plots.wide { display: block; } details { margin: 0.4rem 0; }
 """
 
 
@@ -69,11 +77,8 @@ def write_report(workdirs: Sequence[str | Path], path: str | Path) -> Path:
     plots = draw_all(runs, path.parent / "report")
     title = " and ".join(run.name for run in runs)
     parts = [f"<h1>{html.escape(title)}</h1>", _headline(runs)]
-    for name, file in plots.items():
-        heading, caption = _CAPTIONS[name]
-        parts.append(f"<h2>{heading}</h2>{_figure(file.read_bytes(), 'png', heading, caption)}")
-        if name == "outcomes":
-            parts.append(_sides(runs, _outcome_note))
+    sections = [_plot(name, file, runs) for name, file in plots.items()]
+    parts.append(f'<div class="plots{" wide" if len(runs) > 1 else ""}">{"".join(sections)}</div>')
     parts += [f"<h2>What is taken for what</h2>{_sides(runs, _confusion)}", _pictures(runs)]
     parts.append(f"<h2>How it was made</h2>{_sides(runs, _facts)}")
     body = "\n".join(part for part in parts if part)
@@ -84,6 +89,12 @@ def write_report(workdirs: Sequence[str | Path], path: str | Path) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+def _plot(name: str, file: Path, runs: Sequence[Evaluated]) -> str:
+    heading, caption = _CAPTIONS[name]
+    notes = _sides(runs, _outcome_note) if name == "outcomes" else ""
+    return f"<section><h2>{heading}</h2>{_figure(file.read_bytes(), 'png', heading, caption)}{notes}</section>"
 
 
 def _headline(runs: Sequence[Evaluated]) -> str:

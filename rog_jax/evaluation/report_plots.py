@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from rog_jax.evaluation.analysis import OUTCOMES
 from rog_jax.evaluation.report_data import GROUP_NAMES, GROUPS, Evaluated
@@ -80,6 +81,21 @@ def _norms_over_frequency(ax: Axes, run: Evaluated) -> None:
     ax.legend(fontsize=8)
 
 
+def _gradients_over_frequency(ax: Axes, run: Evaluated) -> None:
+    """The paper's Figure 4. A category that was never a positive has the ratio 0, and stands on the lower edge."""
+    sums = run.diagnosis["gradient_sums"]
+    known = [sums.get(row["category_id"], (np.nan, np.nan)) for row in run.categories]
+    positive, negative = np.array(known, np.float64).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(negative > 0, positive / negative, np.nan)
+    lowest = np.min(ratio[ratio > 0], initial=1.0) / 2
+    _scatter_of_groups(ax, run, run.column("train_images"), np.where(ratio == 0, lowest, ratio))
+    ax.axhline(1, color="black", lw=1, ls="--", label="balance")
+    ax.set_yscale("log")
+    ax.set(xlabel="training images of the category", ylabel="positive / negative gradients")
+    ax.legend(fontsize=8)
+
+
 def _scatter_of_groups(ax: Axes, run: Evaluated, images: np.ndarray, values: np.ndarray) -> None:
     groups = np.array([row["group"] for row in run.categories])
     for group in GROUPS:
@@ -87,6 +103,8 @@ def _scatter_of_groups(ax: Axes, run: Evaluated, images: np.ndarray, values: np.
         style = {"s": 18, "facecolors": "none", "edgecolors": _COLORS[group], "marker": _MARKERS[group]}
         ax.scatter(np.maximum(images[own], 0.7), values[own], label=GROUP_NAMES[group], **style)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")  # 100, not 10 to the 2
+    ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))  # only where there is no 10, 100 ...
     ax.grid(alpha=0.3)
 
 
@@ -135,7 +153,7 @@ def _calibration(ax: Axes, run: Evaluated) -> None:
         label = f"{GROUP_NAMES[group]} (error {measured['error']:.2f})"
         style = {"color": _COLORS[group], "marker": _MARKERS[group], "ls": _DASHES[group], "ms": 4}
         ax.plot(scores, precision, label=label, **style)
-    ax.set(xlabel="score", ylabel="part that is right", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="score", ylabel="part that is right", xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
@@ -145,7 +163,7 @@ def _precision_curves(ax: Axes, run: Evaluated) -> None:
         if not np.isnan(curve[0]):
             style = {"color": _COLORS[group], "ls": _DASHES[group], "marker": _MARKERS[group], "markevery": 20, "ms": 4}
             ax.plot(np.linspace(0, 1, len(curve)), curve, label=GROUP_NAMES[group], **style)
-    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
@@ -155,13 +173,18 @@ def _always(run: Evaluated) -> bool:
 
 
 def _has_norms(run: Evaluated) -> bool:
-    return bool(run.diagnosis["classifier_norms"])
+    return bool(run.diagnosis.get("classifier_norms"))
+
+
+def _has_gradients(run: Evaluated) -> bool:
+    return bool(run.diagnosis.get("gradient_sums"))
 
 
 _FIGURES: dict[str, tuple[Callable, Callable[[Evaluated], bool], bool]] = {
     "outcomes": (_outcomes, _always, False),
     "ap_over_frequency": (_ap_over_frequency, _always, False),
     "norms_over_frequency": (_norms_over_frequency, _has_norms, False),
+    "gradients_over_frequency": (_gradients_over_frequency, _has_gradients, False),
     "tide": (_tide, _always, True),
     "precision_curves": (_precision_curves, _always, False),
     "calibration": (_calibration, _always, False),

@@ -1,5 +1,6 @@
 """What can be wrong with one record of a results file, and how the user is told."""
 
+import math
 import sys
 from operator import itemgetter
 from pathlib import Path
@@ -58,15 +59,23 @@ class RecordChecker:
         return ""
 
     def _mask_fault(self, mask: Any, image_id: int) -> str:
-        if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str) or "size" not in mask:
-            return 'segmentation must be a compressed run-length code {"size": [height, width], "counts": text}'
+        counts = mask.get("counts") if isinstance(mask, dict) else None
+        if not (isinstance(counts, str) or _are_lengths(counts)) or "size" not in mask:
+            return 'segmentation must be a run-length code {"size": [height, width], "counts": text or whole numbers}'
         if mask["size"] != list(self.image_sizes[image_id]):
             return f"the mask's size {mask['size']} is not the image's (height, width) {self.image_sizes[image_id]}"
+        if not isinstance(counts, str):
+            covered, pixels = sum(counts), math.prod(mask["size"])
+            return "" if covered == pixels else f"the mask's run lengths add up to {covered}, not {pixels} pixels"
         try:
             hotcoco_mask.area([mask])
         except ValueError as error:
             return f"the mask's run-length code does not fit its size ({error})"
         return ""
+
+
+def _are_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_integer(length) and length >= 0 for length in value)
 
 
 def _is_integer(value: Any) -> bool:

@@ -71,7 +71,7 @@ def read_results(
 
     Args:
         path: json list of {"image_id", "category_id", "score", and "bbox": [x, y, width, height] or "segmentation":
-            compressed run-length code}; .json or .json.gz.
+            run-length code, compressed or, slower to read, as numbers}; .json or .json.gz.
         iou_type: which of the two to read; the other may be present and is not looked at, so that a mask's area never
             is that of its box.
         image_sizes: of every known image.

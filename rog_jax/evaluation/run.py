@@ -38,6 +38,7 @@ from rog_jax.evaluation.summary import (
 )
 from rog_jax.evaluation.training_counts import training_counts, with_training_counts
 from rog_jax.evaluation.truth import Truth, load_truth
+from rog_jax.training.checkpoint import flattened
 from rog_jax.training.loop import git_commit
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
@@ -83,8 +84,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     if jax.process_index() != 0:
         return {}
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
-    folder, norms = workdir / "eval", classifier_norms(model, annotations)
-    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, norms)
+    folder, weights = workdir / "eval", classifier_facts(model, annotations)
+    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, weights)
     if config.test.pictures:
         keys = ("best_images", "worst_images")
         telling = [image for found in diagnosis.values() for key in keys for image in found[key]]
@@ -102,11 +103,22 @@ def image_counts(model: EvaluatedModel, config: ConfigDict, truth: Truth | Annot
     return training_counts(config.data, truth if isinstance(truth, Truth) else None).images
 
 
-def classifier_norms(model: EvaluatedModel, annotations: Annotations) -> dict[int, float]:
-    """L2 norm of the classifier's weights of each category, by id (the paper's Figure 5a)."""
-    kernel = jax.device_get(model.state.trainable["box_head"]["classifier"]["kernel"])  # [hidden, Q]
+def classifier_facts(model: EvaluatedModel, annotations: Annotations) -> dict[str, dict[int, Any]]:
+    """What the model itself says of each category, by id.
+
+    Returns:
+        "classifier_norms": L2 norm of the classifier's weights (the paper's Figure 5a); "gradient_sums": [positive,
+        negative], if training summed them up (Figure 4).
+    """
+    arrays = flattened(model.state.fixed) | flattened(model.state.trainable)
+    kernel = jax.device_get(arrays["box_head/classifier/kernel"])  # [hidden, Q]
     norms = np.linalg.norm(kernel.astype(np.float64), axis=0)[: annotations.num_classes]
-    return dict(zip(annotations.category_ids.tolist(), norms.tolist(), strict=True))
+    ids = annotations.category_ids.tolist()
+    facts = {"classifier_norms": dict(zip(ids, norms.tolist(), strict=True))}
+    sums = np.asarray(jax.device_get(model.state.gradients))  # [2, C], or [0]
+    if sums.any():
+        facts["gradient_sums"] = dict(zip(ids, sums.T.tolist(), strict=True))
+    return facts
 
 
 def evaluate_results(
@@ -234,10 +246,10 @@ def write_figures(
     results: ResultPaths,
     folder: Path,
     facts: dict[str, Any],
-    norms: dict[int, float] | None = None,
+    weights: dict[str, dict[int, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and diagnosis of results files by kind: printed as a table, and written as metrics.json, per_class.csv
-    and diagnosis.json, with the classifier's norms if they are given."""
+    and diagnosis.json, with what `classifier_facts` says if it is given."""
     test, protocol = config.test, protocol_of(config)
     metrics, diagnosis = {}, {}
     for kind, path in results._asdict().items():
@@ -259,7 +271,7 @@ def write_figures(
     if isinstance(truth, Annotations):
         paths.append(write_challenge_csv(truth, results.bbox, folder / "submission.csv"))
     if diagnosis:
-        content = {"schema": SCHEMA} | diagnosis | {"classifier_norms": norms or {}}
+        content = {"schema": SCHEMA} | diagnosis | (weights or {})
         paths.append(write_json(folder / "diagnosis.json", content))
     for path in paths:
         print(path)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pycocotools import mask as coco_mask
 
 
 class RunLengths(NamedTuple):
@@ -20,8 +21,8 @@ class RunLengths(NamedTuple):
 
     @classmethod
     def from_codes(cls, codes: Sequence[dict[str, Any]]) -> "RunLengths":
-        """From records {"size": [height, width], "counts": text}."""
-        counts = pa.array([code["counts"] for code in codes], pa.large_string())
+        """From records {"size": [height, width], "counts": text, or the run lengths as numbers}."""
+        counts = pa.array([_compressed(code) for code in codes], pa.large_string())
         return cls(counts, np.array([code["size"] for code in codes], np.int64).reshape(-1, 2))
 
     @classmethod
@@ -40,3 +41,10 @@ class RunLengths(NamedTuple):
             {"size": size, "counts": text}
             for size, text in zip(self.sizes.tolist(), self.counts.to_pylist(), strict=True)
         ]
+
+
+def _compressed(code: dict[str, Any]) -> str:
+    """The text of a code, made of its numbers where it has those."""
+    if isinstance(code["counts"], str):
+        return code["counts"]
+    return coco_mask.frPyObjects(code, *code["size"])["counts"].decode("ascii")

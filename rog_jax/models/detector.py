@@ -18,6 +18,7 @@ from rog_jax.models.mask_head import MaskHead
 from rog_jax.models.objective import configured_loss
 from rog_jax.models.resnet import ResNet, normalise_image
 from rog_jax.models.rpn import Proposals, RPNHead, RPNOutputs, propose
+from rog_jax.models.tta import moved, pooled, seen, view_size, views_of
 from rog_jax.ops.roi_align import roi_align
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -203,8 +204,12 @@ class Detector(nnx.Module):
         """Detections of each image, best first; ground truths are not looked at."""
         return self.detections(self.raw_outputs(batch), batch.image_size, score_function)
 
-    def raw_outputs(self, batch: Batch) -> RawOutputs:
-        """All of inference but the reading of scores, the last NMS and the masks."""
+    def raw_outputs(self, batch: Batch) -> list[RawOutputs]:
+        """All of inference but the reading of scores, the last NMS and the masks, for each view of test-time
+        augmentation (`rog_jax.models.tta`); without one, of the images alone."""
+        return [self._raw_outputs(seen(batch, view)) for view in views_of(self.config.test)]
+
+    def _raw_outputs(self, batch: Batch) -> RawOutputs:
         settings = self.config.rpn
         features = self.features(batch.image, batch.image_size)
         counts = {"pre_nms": settings.test_pre_nms, "proposals": settings.test_proposals}
@@ -213,7 +218,7 @@ class Detector(nnx.Module):
         return RawOutputs(features, proposals, self.box_head.classify(embedding), self.box_head.regress(embedding))
 
     def detections(
-        self, raw: RawOutputs, image_size: Float[Array, "B 2"], score_function: ScoreFunction | None = None
+        self, raw: list[RawOutputs], image_size: Float[Array, "B 2"], score_function: ScoreFunction | None = None
     ) -> Detections:
         """The rest of inference; several score functions share one `raw`.
 
@@ -222,11 +227,20 @@ class Detector(nnx.Module):
             image_size: (height, width) of each image inside the padding.
             score_function: instead of the classification loss's own.
         """
-        boxes, scores, labels = self.detect(raw.logits, raw.deltas, raw.proposals, image_size, score_function)
-        masks = None
-        if self.mask_head is not None:
-            masks = jax.nn.sigmoid(self.masks(raw.features, boxes, labels))
-        return Detections(boxes, scores, labels, masks)
+        views, test, found = views_of(self.config.test), self.config.test, []
+        for view, own in zip(views, raw, strict=True):
+            size = view_size(image_size, view)
+            boxes, scores, labels = self.detect(own.logits, own.deltas, own.proposals, size, score_function)
+            found.append((moved(boxes, size, image_size, view), scores, labels))
+        boxes, scores, labels = pooled(found, test.nms_iou, test.max_detections)
+        if self.mask_head is None:
+            return Detections(boxes, scores, labels, None)
+        masks = []
+        for view, own in zip(views, raw, strict=True):
+            there = moved(boxes, image_size, view_size(image_size, view), view)
+            shown = jax.nn.sigmoid(self.masks(own.features, there, labels))  # [B, K, M, M]
+            masks.append(shown[..., ::-1] if view.mirrored else shown)
+        return Detections(boxes, scores, labels, sum(masks) / len(masks))
 
     def detect(
         self,

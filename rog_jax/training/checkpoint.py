@@ -107,11 +107,23 @@ class Checkpoints:
         Raises:
             CheckpointError: there is no such checkpoint, or it is a newer program's.
         """
-        step = self._existing(step)
-        paths = [path for path in self._meta(step)["arrays"] if path.startswith(("trainable/", "fixed/"))]
-        wanted = nested(dict.fromkeys(paths, AS_NUMPY))
-        found = flattened(self._arrays(step, wanted, wanted, partial_restore=True))
+        found = self._numpy(step, ("trainable/", "fixed/"))
         return nested({path.partition("/")[2]: array for path, array in found.items()})
+
+    def gradient_sums(self, step: int | None = None) -> Any:
+        """`TrainState.gradients` of a checkpoint in NumPy; () where training kept no sums.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is a newer program's.
+        """
+        return self._numpy(step, ("gradients",)).get("gradients", ())
+
+    def _numpy(self, step: int | None, beginnings: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Arrays whose paths begin so, by path."""
+        step = self._existing(step)
+        paths = [path for path in self._meta(step)["arrays"] if path.startswith(beginnings)]
+        wanted = nested(dict.fromkeys(paths, AS_NUMPY))
+        return flattened(self._arrays(step, wanted, wanted, partial_restore=True)) if paths else {}
 
     def _arrays(self, step: int, wanted: Any, placed: Any, **options: Any) -> Any:
         """Some arrays of a checkpoint; the others are not read."""

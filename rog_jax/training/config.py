@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from rog_jax.losses.classification import CLASSIFICATION_LOSSES
 from rog_jax.models.objective import uses_memory
+from rog_jax.models.tta import views_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ CHOICES = {
     "loss.gap.omega": ("online", "offline", "none"),
     "roi.align_method": ("auto", "gather", "einsum"),
     "optim.milestone_unit": ("epochs", "steps"),
+    "test.protocol": ("auto", "lvis", "coco", "openimages"),
     "test.norcal.variant": ("exps", "probs", "logits"),
     "test.evaluator": ("hotcoco", "official"),
 }
@@ -66,6 +68,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
                 f"config.{name}.batch_size={size} is the batch of all devices and must be a multiple of their number, "
                 f"{num_devices}"
             )
+    views_of(config.test)
     for height, width in config.data.shapes:
         if height % SHAPE_MULTIPLE or width % SHAPE_MULTIPLE:
             raise ValueError(f"config.data.shapes: {height}x{width} must be multiples of {SHAPE_MULTIPLE} pixels")

@@ -15,6 +15,7 @@ from rog_jax.models.detector import Detector, TrainOutputs, image_keys
 from rog_jax.models.mask_head import mask_loss, mask_targets
 from rog_jax.models.objective import uses_memory
 from rog_jax.models.rpn import rpn_losses, rpn_targets
+from rog_jax.training.gradient_sums import tapped
 from rog_jax.training.memory import MemoryOutputs, draw_rows, memory_box_loss, remember
 from rog_jax.training.ranking import rank_sort_losses, ranking_losses
 from rog_jax.training.state import AXIS, LossMemory
@@ -25,7 +26,7 @@ MEMORY_INPUTS = ("memory_logits", "memory_labels")
 
 
 def compute_losses(
-    model: Detector, batch: Batch, memory: LossMemory, key: Array
+    model: Detector, batch: Batch, memory: LossMemory, key: Array, tap: Any = ()
 ) -> tuple[dict[str, Float[Array, ""]], LossMemory]:
     """Every loss of this device's images; the mean over devices is that of the global batch.
 
@@ -34,11 +35,15 @@ def compute_losses(
         batch: this device's images.
         memory: from the step before.
         key: of the step.
+        tap: [2, C], by which the losses then have the sums of `tapped` for a derivative; () for none.
     """
     config = model.config
     outputs = model.train_outputs(batch, jax.random.fold_in(key, ROI_KEY))
     labels = outputs.rois.labels.reshape(-1)  # [N]
     logits = outputs.logits.reshape(len(labels), -1)  # [N, Q]
+    if len(tap):
+        logits = tapped(logits, tap, labels)
+        outputs = outputs._replace(logits=logits.reshape(outputs.logits.shape))
     rows = (labels >= 0).sum()
 
     losses = _rpn_losses(model, outputs, batch, key)

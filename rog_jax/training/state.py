@@ -17,6 +17,7 @@ from rog_jax.models.detector import Detector
 from rog_jax.models.objective import uses_memory
 from rog_jax.models.recipe import with_recipe
 from rog_jax.models.resnet import frozen_path
+from rog_jax.training.gradient_sums import empty_sums
 from rog_jax.training.memory import empty_memory
 
 AXIS = "data"
@@ -34,9 +35,11 @@ class TrainState(NamedTuple):
         class_counts: int32 [C], positives seen so far.
         loss: memory of the classification loss.
         features: LOCE's feature memory; () without.
+        gradients: float32 [2, C], sums so far of the sizes of the losses' derivatives by each category's logits, over
+            rows of the category and over all others; () unless `config.train.gradient_sums`.
 
-    The last three are the `LossMemory`. Those that each device keeps for itself (`ModelDefinition.local`) have a first
-    axis of devices, spread over the mesh; everything else is the same on all devices.
+    `class_counts`, `loss` and `features` are the `LossMemory`. Those of them that each device keeps for itself
+    (`ModelDefinition.local`) have a first axis of devices, spread over the mesh; all else is the same on all devices.
     """
 
     step: Any
@@ -46,6 +49,7 @@ class TrainState(NamedTuple):
     class_counts: Any
     loss: Any
     features: Any
+    gradients: Any
 
 
 class LossMemory(NamedTuple):
@@ -139,6 +143,7 @@ def create_state(definition: ModelDefinition, optimizer: optax.GradientTransform
         class_counts=np.zeros(definition.config.model.num_classes, np.int32),
         loss=jax.tree.map(np.asarray, definition.loss.init_state()),
         features=(),
+        gradients=empty_sums(definition.config),
     )
     for name in set(definition.local) - {"features"}:
         repeated = jax.tree.map(lambda x: np.repeat(x[None], mesh.size, axis=0), getattr(state, name))
@@ -161,7 +166,7 @@ def create_features(definition: ModelDefinition, mesh: Mesh) -> Any:
 def inference_state(definition: ModelDefinition, mesh: Mesh, step: int = 0) -> TrainState:
     """The definition's arrays on the mesh and nothing that only training needs."""
     arrays = np.asarray(step, np.int32), *definition.initial
-    return TrainState(*jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), (), (), (), ())
+    return TrainState(*jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), (), (), (), (), ())
 
 
 def own_memory(state: TrainState, local: Sequence[str]) -> LossMemory:

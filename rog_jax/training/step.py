@@ -45,19 +45,22 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
         memory = own_memory(state, local)
 
-        def total(trainable):
+        def total(trainable, tap):
             model = definition.merge(trainable, state.fixed)
-            losses, next_memory = compute_losses(model, batch, memory, key)
+            losses, next_memory = compute_losses(model, batch, memory, key, tap)
             return sum(losses.values()), (losses, next_memory)
 
-        gradient, (losses, memory_after) = jax.grad(total, has_aux=True)(state.trainable)
+        with_sums = jax.grad(total, argnums=(0, 1), has_aux=True)
+        (gradient, sums), (losses, memory_after) = with_sums(state.trainable, state.gradients)
         # One mean for everything: losses are divided by global counts, so that this is the global batch's gradient.
-        gradient, losses = jax.lax.pmean((gradient, losses), AXIS)
+        gradient, sums, losses = jax.lax.pmean((gradient, sums, losses), AXIS)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(sum(losses.values()))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        done = with_memory(state._replace(trainable=trainable, optimizer=optimizer_state), memory_after, local)
+        sums = jax.tree.map(jnp.add, state.gradients, sums)
+        done = state._replace(trainable=trainable, optimizer=optimizer_state, gradients=sums)
+        done = with_memory(done, memory_after, local)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
         # A choice between two feature memories would hold both; what a bad step stored is never saved.
         after = after._replace(features=done.features)

@@ -83,3 +83,33 @@ def with_pixels(truth: dict, masks: list[dict]) -> tuple[dict, list[dict]]:
 def with_areas(boxes: list[dict]) -> list[dict]:
     """The same with the area of each box."""
     return [record | {"area": record["bbox"][2] * record["bbox"][3]} for record in boxes]
+
+
+def sparse_case(seed: int) -> tuple[dict, list[dict], list[dict]]:
+    """A `random_case` with images and categories without an object, other sets of categories not looked for and not
+    exhaustively annotated, and one of: few detections, detections of categories without objects alone, equal scores,
+    or scores that are negative or above 1."""
+    truth, boxes, masks = random_case(seed)
+    rng = np.random.default_rng(seed)
+    image_ids = [image["id"] for image in truth["images"]]
+    empty_images = rng.choice(image_ids, rng.integers(1, 4), replace=False)
+    absent = rng.choice(6, rng.integers(1, 4), replace=False)
+    truth["annotations"] = [
+        found
+        for found in truth["annotations"]
+        if found["image_id"] not in empty_images and found["category_id"] not in absent
+    ]
+    for image in truth["images"]:
+        image["neg_category_ids"] = rng.choice(6, rng.integers(5), replace=False).tolist()
+        image["not_exhaustive_category_ids"] = rng.choice(6, rng.integers(4), replace=False).tolist()
+    kept = {
+        0: rng.permutation(len(boxes))[: rng.integers(1, 20)].tolist(),
+        1: [place for place, record in enumerate(boxes) if record["category_id"] in absent],
+    }.get(seed % 4, range(len(boxes)))
+    boxes, masks = ([records[place] for place in kept] for records in (boxes, masks))
+    for record in [*boxes, *masks]:
+        if seed % 4 == 2:
+            record["score"] = 0.5
+        elif seed % 4 == 3:
+            record["score"] = 3 * record["score"] - 1
+    return truth, boxes, masks

@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+import tracemalloc
 import warnings
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rog_jax.data import load_lvis
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.evaluation import evaluate_lvis
 from rog_jax.evaluation.evaluators import official_lvis
@@ -100,6 +102,30 @@ def test_hosts_write_their_parts_and_the_first_joins_them(annotations, tmp_path)
         assert paths.bbox.is_file() == (host == 0)
     assert [record["image_id"] for record in json.loads(paths.bbox.read_text())] == [11, 12]
     assert [name for _, name in barriers] == ["results written", "results joined"] * 2
+
+
+def test_memory_does_not_grow_with_the_data_set(case, tmp_path):
+    """The peak over eight times as many images, of 60 kB of masks each."""
+    truth = json.loads((case / "truth.json").read_text())
+    (tmp_path / truth["images"][0]["file_name"]).touch()
+    masks = np.ones((1, 20, 28, 28), np.float32)
+    box = np.broadcast_to(np.float32([5, 5, 25, 45]), (1, 20, 4))
+    found = Detections(box, np.full((1, 20), 0.5, np.float32), np.ones((1, 20), np.int32), masks)
+    peaks = []
+    for images in (4, 32):
+        copies = [truth["images"][0] | {"id": 100 + place} for place in range(images)]
+        path = tmp_path / f"{images}.json"
+        path.write_text(json.dumps(truth | {"images": copies, "annotations": []}))
+        annotations = load_lvis(path, tmp_path)
+        batches = (make_batch([place]) for place in range(images))
+        tracemalloc.start()
+        run_inference(
+            lambda batch: found._replace(masks=masks.copy()), batches, annotations, tmp_path / "out", progress=False
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert masks.nbytes < peaks[0]
+    assert peaks[1] < peaks[0] + masks.nbytes
 
 
 def test_unreadable_and_missing_images_are_reported(annotations, tmp_path, caplog):

@@ -7,7 +7,7 @@ import pytest
 
 from rog_jax.evaluation import evaluate_lvis, evaluate_lvis_fixed
 from rog_jax.evaluation.truth import load_truth
-from tests.evaluation.cases import random_case, written
+from tests.evaluation.cases import random_case, sparse_case, written
 
 HAS_OFFICIAL = any(found.name == "lvis" for found in importlib.metadata.distributions())
 needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="lvis is not installed")
@@ -74,6 +74,20 @@ def test_both_evaluators_agree(tmp_path, seed, cap):
         assert ours.pop("per_category") == pytest.approx(official.pop("per_category"), abs=1e-9)
         assert ours == pytest.approx(official, abs=1e-9, nan_ok=True)
         assert 0.01 < ours["AP"] < 0.99
+
+
+@needs_official
+@pytest.mark.parametrize("seed", range(12))
+def test_both_evaluators_agree_where_much_is_missing(tmp_path, seed):
+    truth, boxes, masks = sparse_case(seed)
+    for kind, records in (("bbox", boxes), ("segm", masks)):
+        files = written(tmp_path, truth, records)
+        for cap in (-1, 1, 5, 100):
+            ours, official = (evaluate_lvis(*files, kind, cap, evaluator) for evaluator in ("hotcoco", "official"))
+            assert ours.pop("per_category") == pytest.approx(official.pop("per_category"), abs=1e-9)
+            assert ours == pytest.approx(official, abs=1e-9, nan_ok=True)
+            if seed % 4 == 1:  # detections of categories without an object alone
+                assert ours["AP"] == 0.0
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)

@@ -4,7 +4,9 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from configs import common
@@ -12,6 +14,8 @@ from rog_jax.evaluation.diagnosis import diagnose
 from rog_jax.evaluation.lvis import read_both
 from rog_jax.evaluation.pictures import picture_name
 from rog_jax.evaluation.report import write_report
+from rog_jax.evaluation.report_data import read_runs
+from rog_jax.evaluation.report_plots import _gradients_over_frequency
 from rog_jax.evaluation.run import evaluate_results
 from tests.evaluation.cases import random_case, written
 from tests.evaluation.test_analysis import scene
@@ -95,12 +99,27 @@ def test_two_runs_stand_side_by_side(runs, tmp_path):
     assert Image.open(tmp_path / "report" / "outcomes.png").width == 2 * single.width
 
 
-def test_norms_of_the_classifier_are_drawn_where_known(runs, tmp_path):
+def test_what_the_classifier_says_is_drawn_where_known(runs, tmp_path):
     path = runs[1] / "eval" / "diagnosis.json"
     diagnosis = json.loads(path.read_text())
-    path.write_text(json.dumps(diagnosis | {"classifier_norms": {str(category): 1.0 for category in range(6)}}))
-    assert "Norms of the classifier" in write_report(runs[1:], tmp_path / "report.html").read_text()
+    norms = {str(category): 1.0 for category in range(6)}
+    sums = {str(category): [float(category), 2.0] for category in range(5)} | {"5": [0.0, 0.0]}
+    path.write_text(json.dumps(diagnosis | {"classifier_norms": norms, "gradient_sums": sums}))
+    text = write_report(runs[1:], tmp_path / "report.html").read_text()
     path.write_text(json.dumps(diagnosis))
+    assert "Norms of the classifier" in text
+    assert "How hard training pulled each category" in text
+
+
+def test_ratios_of_gradients_worked_out_by_hand(runs):
+    run = read_runs(runs[1:])[0]
+    sums = {"0": (0.0, 2.0), "1": (1.0, 4.0), "2": (3.0, 1.0), "3": (0.0, 0.0)}
+    run.diagnosis["gradient_sums"] = sums
+    ax = Figure().subplots()
+    _gradients_over_frequency(ax, run)
+    points = np.concatenate([np.asarray(drawn.get_offsets()) for drawn in ax.collections])
+    drawn = {round(images): ratio for images, ratio in points if np.isfinite(ratio)}
+    assert drawn == {1: 0.125, 3: 0.25, 9: 3.0}  # never a positive: half of the smallest; never seen at all: not drawn
 
 
 def test_a_file_at_its_limit_says_that_the_cut_cannot_be_seen(tmp_path, case):

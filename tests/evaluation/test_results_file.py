@@ -65,6 +65,13 @@ def test_columns_of_boxes_and_of_masks(write):
     assert masks.masks.codes() == [MASK]
 
 
+def test_run_lengths_may_be_numbers(write):
+    numbers = {"size": [4, 5], "counts": [5, 1, 14]}
+    found = read_results(write([mask(), mask(segmentation=numbers)]), "segm", SIZES, CATEGORIES)
+    assert found.masks.codes() == [MASK, MASK | {"counts": "51>"}]
+    np.testing.assert_array_equal(found.areas, [1, 1])
+
+
 FORMATS = {
     "one line": json.dumps,
     "no spaces": lambda records: json.dumps(records, separators=(",", ":")),
@@ -136,12 +143,18 @@ BAD_BOXES = {
 }
 BAD_MASKS = {
     "missing mask": (without(mask(), "segmentation"), "record 1: key 'segmentation' is missing"),
-    "no code": (mask(segmentation={"size": [4, 5]}), "record 1: segmentation must be a compressed"),
-    "run lengths as numbers": (
-        mask(segmentation={"size": [4, 5], "counts": [5, 15]}),
+    "no code": (mask(segmentation={"size": [4, 5]}), "record 1: segmentation must be a run-length code"),
+    "null": (mask(segmentation=None), "record 1: segmentation must be"),
+    "too few run lengths": (mask(segmentation={"size": [4, 5], "counts": [5, 1]}), "record 1: .* add up to 6, not 20"),
+    "negative run length": (
+        mask(segmentation={"size": [4, 5], "counts": [21, -1]}),
         "record 1: segmentation must be",
     ),
-    "polygon": (mask(segmentation=[[0, 0, 1, 0, 1, 1]]), "record 1: segmentation must be a compressed"),
+    "fractions of pixels": (
+        mask(segmentation={"size": [4, 5], "counts": [5.5, 14.5]}),
+        "record 1: segmentation must be",
+    ),
+    "polygon": (mask(segmentation=[[0, 0, 1, 0, 1, 1]]), "record 1: segmentation must be a run-length code"),
     "other size": (mask(image_id=2), r"record 1: the mask's size \[4, 5\] is not the image's .*\(6, 7\)"),
     "too many pixels": (mask(segmentation={"size": [4, 5], "counts": "~~~~"}), "record 1: the mask's run-length code"),
 }

@@ -238,3 +238,12 @@ def found_objects(truth: dict, records: list[dict], iou) -> set[int]:
         if close:
             found.add(max(close)[2])
     return found
+
+
+def gradient_sums(gradient: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """[2, C]: sizes of the gradient [N, Q] by each category's logit, over rows of the category and over the others."""
+    sums = np.zeros((2, num_classes))
+    for row, label in zip(gradient, labels, strict=True):
+        for category in range(num_classes):
+            sums[0 if label == category else 1, category] += abs(row[category])
+    return sums

@@ -32,6 +32,7 @@ def config(tmp_path_factory):
     paths = make_dataset(folder, SETTINGS)
     config = tiny_config()
     config.model.num_classes = 0
+    config.train.gradient_sums = True
     config.data.shapes = ((64, 64), (64, 96))
     config.data.max_long_side = 96
     config.data.train_json, config.data.val_json = str(paths["train_json"]), str(paths["val_json"])
@@ -154,15 +155,21 @@ def test_nothing_compiles_after_the_first_step_of_each_shape(config, tmp_path, c
 
 
 def test_evaluation_writes_everything(config, finished):
-    workdir, _ = finished
-    metrics = evaluate_run(config, workdir)
+    workdir, state = finished
+    plain = config.copy_and_resolve_references()
+    plain.train.gradient_sums = False  # the run's own setting counts
+    metrics = evaluate_run(plain, workdir)
     folder = workdir / "eval"
+    sums = list(json.loads((folder / "diagnosis.json").read_text())["gradient_sums"].values())
+    np.testing.assert_allclose(sums, state.gradients.T, rtol=1e-6)
+    assert state.gradients[1].min() > 0
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "per_category"} <= metrics["segm"].keys()
     for name in ("results_bbox.json", "results_segm.json", "metrics.json", "per_class.csv"):
         assert (folder / name).stat().st_size > 0
     assert len(list((folder / "pictures").iterdir())) >= config.test.pictures
     report = (folder / "report.html").read_text()
     assert "Norms of the classifier" in report
+    assert "How hard training pulled each category" in report
     assert "Most objects lost" in report
     records = json.loads((folder / "results_bbox.json").read_text())
     assert records
