@@ -243,6 +243,9 @@ def _train() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 5000  # steps
     train.keep_checkpoints = 2
+    # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many (since
+    # the program was started) the run stops. 0 stops at the first.
+    train.max_skipped_steps = 0
     # Sums up how hard each category's logits are pushed up and down, for the report (the paper's Figure 4).
     train.gradient_sums = False
     return train

@@ -1,6 +1,7 @@
 """What a run says of itself: a progress bar, a JSONL file, TensorBoard, and the watch over losses and images."""
 
 import json
+import logging
 import time
 from collections import deque
 from pathlib import Path
@@ -13,6 +14,8 @@ from tqdm import tqdm
 
 from rog_jax.data.loader import check_unreadable
 
+logger = logging.getLogger(__name__)
+
 LAG = 2
 """Steps that the host runs ahead of the metrics it reads, so that devices never wait for it."""
 
@@ -22,18 +25,24 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class MetricsWatch:
-    """Hands out the metrics of each step a little later, when they are there, and stops at the first bad one.
+    """Hands out the metrics of each step a little later, when they are there, and stops when too many were bad.
 
     The metrics are those of all hosts, so that all of them stop at the same step, also for unreadable images.
+
+    Args:
+        image_ids: of the data set, for messages.
+        max_unreadable: images that may be unreadable.
+        max_skipped: steps whose losses or gradient may be not finite; the state is left as it was by them.
 
     Attributes:
         dropped: objects left out so far because an image had too many.
         unreadable: images so far that could not be read.
+        skipped: steps so far that were not finite.
     """
 
-    def __init__(self, image_ids: np.ndarray, max_unreadable: int):
-        self.dropped = self.unreadable = 0
-        self._image_ids, self._max_unreadable = image_ids, max_unreadable
+    def __init__(self, image_ids: np.ndarray, max_unreadable: int, max_skipped: int):
+        self.dropped = self.unreadable = self.skipped = 0
+        self._image_ids, self._max_unreadable, self._max_skipped = image_ids, max_unreadable, max_skipped
         self._waiting: deque[tuple[int, np.ndarray, dict[str, jax.Array]]] = deque()
 
     def push(self, step: int, image_index: np.ndarray, metrics: dict[str, jax.Array]) -> list[tuple[int, dict]]:
@@ -49,7 +58,10 @@ class MetricsWatch:
         step, image_index, metrics = self._waiting.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not values["finite"]:
-            raise NonFiniteLoss(self._message(step, image_index, values))
+            self.skipped += 1
+            if self.skipped > self._max_skipped:
+                raise NonFiniteLoss(self._message(step, image_index, values))
+            logger.warning("skipped: %s", self._message(step, image_index, values))
         self.dropped += int(values.pop("dropped"))
         self.unreadable += int(values.pop("unreadable"))
         check_unreadable(self.unreadable, self._max_unreadable)
@@ -60,8 +72,9 @@ class MetricsWatch:
         ids = self._image_ids[image_index[image_index >= 0]].tolist()
         return (
             f"step {step}: {', '.join(bad) or 'the sum of losses'} not finite; image ids of this host: {ids}. "
-            "The last checkpoint is sound. A lower optim.lr, a longer optim.warmup_steps or optim.clip_norm usually "
-            "help; if one image recurs, look at its annotations."
+            f"Such steps so far: {self.skipped}, allowed by train.max_skipped_steps: {self._max_skipped}. Nothing was "
+            "learnt from them, and the last checkpoint is sound. A lower optim.lr, a longer optim.warmup_steps or "
+            "optim.clip_norm usually help; if one image recurs, look at its annotations."
         )
 
 
@@ -106,10 +119,11 @@ class RunLog:
         self._waited += waited
 
     def add(self, step: int, values: dict[str, float], extra: dict[str, Any]) -> None:
-        """Takes the metrics of the update that made `step`, and writes their means when it is time."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+        """Takes the metrics of the update that made `step`, and writes the means of the finite ones when it is time."""
+        if values["finite"]:
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._count += 1
         if self._active:
             self._bar.update()
         if step % self._every == 0 or step == self._total:
@@ -130,8 +144,9 @@ class RunLog:
         for name, value in line.items():
             self._board.add_scalar(f"train/{name}", value, step)
         parts = " ".join(f"{name} {line[name]:.3f}" for name in LOSS_NAMES if name in line)
+        loss = line.get("loss", float("nan"))
         self._bar.set_postfix_str(
-            f"loss {line['loss']:.3f} ({parts}) {line['images_per_second']:.1f} img/s wait {line['data_wait']:.0%}"
+            f"loss {loss:.3f} ({parts}) {line['images_per_second']:.1f} img/s wait {line['data_wait']:.0%}"
         )
 
     def close(self) -> None:

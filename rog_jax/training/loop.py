@@ -29,6 +29,8 @@ from rog_jax.training.initial import (
 )
 from rog_jax.training.log import MetricsWatch, RunLog
 from rog_jax.training.optimizer import create_optimizer, learning_rate
+from rog_jax.training.out_of_memory import TRAINING_ADVICE, advice_where_memory_ends
+from rog_jax.training.preemption import Preemption
 from rog_jax.training.resume import resume
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
@@ -44,12 +46,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         workdir: folder for checkpoints and logs; made if absent.
 
     Returns:
-        The final state, which is also the newest checkpoint.
+        The final state, which is also the newest checkpoint; an earlier one after SIGTERM.
 
     Raises:
+        OutOfMemory: a device's memory is too small; says which settings help.
         DataError: annotations or images are not what the config says.
         CheckpointError: the folder holds checkpoints of another model.
-        NonFiniteLoss: a loss was NaN or infinite.
+        NonFiniteLoss: a loss was NaN or infinite, more often than `train.max_skipped_steps`.
         RuntimeError: loader processes died too often.
         ValueError: a setting has no meaning, or the run is past the end of the schedule.
     """
@@ -122,30 +125,35 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         batch_size=config.train.batch_size,
         active=jax.process_index() == 0,
     )
-    watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable)
+    watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable, config.train.max_skipped_steps)
     batches = prefetched(loader, lambda batch: to_devices(batch, mesh))
 
-    def left_out() -> dict[str, int]:
-        return {
+    def record(finished: list[tuple[int, dict[str, float]]]) -> None:
+        extra = {
             "dropped_objects": watch.dropped,
             "unreadable_images": watch.unreadable,
+            "skipped_steps": watch.skipped,
             "loader_restarts": loader.restarts,
         }
+        for done, values in finished:
+            log.add(done, values, extra)
 
     try:
-        for step in range(start + 1, steps + 1):
-            before = time.perf_counter()
-            batch, on_devices = next(batches)
-            log.got_batch(time.perf_counter() - before)
-            with jax.transfer_guard("disallow"):
-                state, metrics = step_fn(state, on_devices)
-            for done, values in watch.push(step, batch.index, metrics):
-                log.add(done, values, left_out())
-            if step % config.train.checkpoint_every == 0 or step == steps:
-                # Nothing is saved before every loss up to here is known to be finite.
-                for done, values in watch.flush():
-                    log.add(done, values, left_out())
-                checkpoints.save(state, about)
+        with Preemption() as preemption, advice_where_memory_ends(TRAINING_ADVICE):
+            for step in range(start + 1, steps + 1):
+                before = time.perf_counter()
+                batch, on_devices = next(batches)
+                log.got_batch(time.perf_counter() - before)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = step_fn(state, on_devices)
+                record(watch.push(step, batch.index, metrics))
+                ends = preemption.reached(step)
+                if ends or step % config.train.checkpoint_every == 0 or step == steps:
+                    record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
+                    checkpoints.save(state, about)
+                if ends:
+                    logger.warning("SIGTERM: saved at step %d of %d, the same command goes on from there", step, steps)
+                    break
     finally:
         loader.close()
         log.close()

@@ -62,8 +62,9 @@ def make_train_step(
         done = state._replace(trainable=trainable, optimizer=optimizer_state, gradients=sums)
         done = with_memory(done, memory_after, local)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
-        # A choice between two feature memories would hold both; what a bad step stored is never saved.
-        after = after._replace(features=done.features)
+        if config.train.max_skipped_steps == 0:
+            # A choice between two feature memories holds both; where a run stops, what a bad step stored is not saved.
+            after = after._replace(features=done.features)
         seen = (memory_after.class_counts - memory.class_counts).sum()
         if "class_counts" in local:
             seen = jax.lax.psum(seen, AXIS)

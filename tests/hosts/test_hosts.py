@@ -1,6 +1,7 @@
 """Several hosts, each with devices of its own, do what one host with all of the devices does."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -110,17 +111,35 @@ def test_a_checkpoint_goes_on_with_another_number_of_hosts(data, alone, tmp_path
 
 
 @pytest.mark.slow
-def test_the_end_of_one_host_ends_the_others(data, tmp_path):
+@pytest.mark.parametrize("event", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def test_the_end_of_one_host_ends_the_others(data, tmp_path, event):
     hosts = processes.start("train.py", arguments(data, tmp_path, "--config.train.steps=100000"), 2, 2)
     log = tmp_path / "train_log.jsonl"
     wait_for(lambda: log.is_file() and log.read_text(), hosts)
+    hosts[1].send_signal(event)
+    (status, output), *_ = processes.finish(hosts[:1], seconds=120)
     hosts[1].kill()
-    (status, output), _ = processes.finish(hosts, seconds=120)
+    hosts[1].communicate()
     assert status not in (0, None)
     assert "hung" not in output
-    assert "heartbeat" in output.lower() or "unavailable" in output.lower() or "closed" in output.lower(), output[
-        -3000:
-    ]
+    assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
+
+
+@pytest.mark.parametrize("hosts", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_is_told_to_end_saves_and_goes_on(data, tmp_path, hosts):
+    """SIGTERM to one host: all save the same step and end well; the log goes on without a gap."""
+    rest = arguments(data, tmp_path, "--config.train.steps=100000", "--config.train.checkpoint_every=100000")
+    started = processes.start("train.py", rest, hosts, 2)
+    log = tmp_path / "train_log.jsonl"
+    wait_for(lambda: log.is_file() and log.read_text(), started)
+    started[-1].send_signal(signal.SIGTERM)
+    results = processes.finish(started, seconds=120)
+    assert [status for status, _ in results] == [0] * hosts, results[0][1][-3000:]
+    assert all("SIGTERM: saved at step" in output for _, output in results)
+    (step,) = (int(folder.name) for folder in (tmp_path / "checkpoints").iterdir() if folder.name.isdigit())
+    assert read_log(tmp_path)[-1]["step"] == step
+    processes.run("train.py", arguments(data, tmp_path, f"--config.train.steps={step + 2}"), 1, 2)
+    assert [line["step"] for line in read_log(tmp_path)] == list(range(1, step + 3))
 
 
 def wait_for(condition, hosts, seconds=600):

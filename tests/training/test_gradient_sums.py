@@ -64,7 +64,7 @@ def sums_by_hand(config) -> np.ndarray:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(model), "train_outputs", moved)
-            memory = LossMemory(np.zeros((1, NUM_CLASSES), np.int32), definition.loss.init_state(), ())
+            memory = LossMemory(np.zeros(NUM_CLASSES, np.int32), definition.loss.init_state(), ())
             losses, _ = compute_losses(model, batch, memory, key)
         return sum(losses.values()), labels[0]
 

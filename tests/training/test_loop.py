@@ -15,9 +15,10 @@ import pytest
 from rog_jax.data import DataError
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
-from rog_jax.training.checkpoint import CheckpointError, flattened
+from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
 from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
 from rog_jax.training.loop import train
+from rog_jax.training.out_of_memory import TRAINING_ADVICE, OutOfMemory, advice_where_memory_ends
 from tests.tiny import tiny_config
 
 SETTINGS = SyntheticSettings(
@@ -244,7 +245,7 @@ def test_misspelt_key_is_refused(config):
 
 
 def test_watch_names_loss_and_images():
-    watch = MetricsWatch(np.array([501, 502, 503]), max_unreadable=0)
+    watch = MetricsWatch(np.array([501, 502, 503]), max_unreadable=0, max_skipped=0)
     good = {name: jnp.ones(()) for name in ("cls", "loss", "finite")}
     good |= {name: jnp.zeros(()) for name in ("unreadable", "dropped")}
     for step in range(LAG):
@@ -254,8 +255,49 @@ def test_watch_names_loss_and_images():
         watch.flush()
 
 
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_steps_that_are_not_finite_are_skipped_as_often_as_allowed(config, tmp_path, monkeypatch, allowed):
+    """Boxes of the second and the third batch are NaN."""
+    import rog_jax.training.loop as loop
+
+    patient = config.copy_and_resolve_references()
+    patient.train.max_skipped_steps = allowed
+    inner, calls = loop.to_devices, []
+
+    def spoil(batch, mesh):
+        calls.append(batch.index)
+        return inner(batch._replace(boxes=batch.boxes * np.nan) if len(calls) in (2, 3) else batch, mesh)
+
+    monkeypatch.setattr(loop, "to_devices", spoil)
+    patient.train.checkpoint_every = patient.train.log_every = 1
+    patient.train.keep_checkpoints = 6
+    if allowed < 2:
+        with pytest.raises(
+            NonFiniteLoss, match=f"so far: {allowed + 1}, allowed by train.max_skipped_steps: {allowed}"
+        ):
+            train(patient, tmp_path)
+        return
+    train(patient, tmp_path)
+    states = [flattened(Checkpoints(tmp_path, read_only=True).parameters(step)) for step in (1, 3, 4)]
+    for path, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][path], err_msg=path)
+    assert any((array != states[2][path]).any() for path, array in states[0].items())
+    lines = read_log(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert ["loss" in line for line in lines] == [True, False, False, True, True, True]
+    assert [line["skipped_steps"] for line in lines] == [0, 1, 2, 2, 2, 2]
+
+
+def test_memory_that_ends_says_which_settings_help():
+    message = r"(?s)Out of memory allocating 9 bytes.*train\.batch_size"
+    with pytest.raises(OutOfMemory, match=message), advice_where_memory_ends(TRAINING_ADVICE):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA long list")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advice_where_memory_ends(TRAINING_ADVICE):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
 def test_watch_counts_what_all_hosts_left_out_and_stops_at_its_limit():
-    watch = MetricsWatch(np.array([501]), max_unreadable=2)
+    watch = MetricsWatch(np.array([501]), max_unreadable=2, max_skipped=0)
     metrics = {name: jnp.ones(()) for name in ("loss", "finite")} | {"unreadable": jnp.asarray(1.0)}
     for step in range(LAG + 2):
         done = watch.push(step, np.array([0]), metrics | {"dropped": jnp.asarray(3.0)})
