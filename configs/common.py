@@ -204,7 +204,7 @@ def _gap() -> ConfigDict:
     gap.method = "auto"  # interval, on TPUs dense | interval | dense (docs/performance.md has the figures)
     gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
     gap.scope = "device"  # rank over the images of a device (as the authors) | global
-    gap.counts_scope = "global"  # over all devices | device (as the authors; resumes on as many devices only)
+    gap.counts_scope = "global"  # over all devices | device (as the authors; on other devices shared anew)
     gap.omega = "online"  # online | offline (the training json's instance counts) | none
     return gap
 

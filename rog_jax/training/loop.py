@@ -68,18 +68,20 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     ### Data.
     annotations = load_split(config.data, "train")
     config = with_num_classes(config, annotations)
+
+    ### Model.
     definition = ModelDefinition(config, ClassStatistics.of(annotations))
-    config = definition.config
+    config = definition.config  # with what belongs to the classification loss
     if initial is None and not resumes:
         check_fresh_start(config)
+    elif not resumes:
+        check_predictors(config, definition.initial, initial, config.init_from)
+        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
+
+    ### Schedule.
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, config.train.seed)
     steps, milestones = schedule_steps(config, plan)
     logger.info("%d images, %d steps, first epoch %d steps", annotations.num_images, steps, plan.steps_per_epoch(0))
-
-    ### Model.
-    if initial is not None and not resumes:
-        check_predictors(config, definition.initial, initial, config.init_from)
-        definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     schedule = learning_rate(config.optim, config.train.batch_size, milestones)
     optimizer = create_optimizer(config.optim, schedule)
     state = create_state(definition, optimizer, mesh)
@@ -92,14 +94,14 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         check_categories(annotations, about["category_ids"])
         state, unfilled = resumed(checkpoints, state, definition, mesh)
         check_conventions(config, about["config"], str(workdir))
-    if unfilled and config.loss.memory.fill:
-        state = fill_memory(state, definition, mesh, annotations, plan)
     start = int(jax.device_get(state.step))
     if start > steps:
         raise ValueError(
             f"{workdir} has been trained for {start} steps, and the config asks for {steps}: raise config.train.steps "
             "or config.train.epochs, or use another --workdir"
         )
+    if unfilled and config.loss.memory.fill and start < steps:
+        state = fill_memory(state, definition, mesh, annotations, plan)
     about = describe_run(config, annotations) | {"conventions": initial and initial.settings}
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(about, indent=1))

@@ -9,6 +9,7 @@ from rog_jax.evaluation import evaluated_model, run, sweep
 from rog_jax.evaluation.evaluated_model import EvaluatedModel
 from rog_jax.evaluation.results_file import keep_best, read_results
 from rog_jax.evaluation.truth import load_truth
+from rog_jax.training.state import data_mesh, inference_state
 from tests.tiny import tiny_config
 
 SETTINGS = SyntheticSettings(
@@ -30,10 +31,10 @@ def config(tmp_path_factory):
 @pytest.fixture
 def untrained(monkeypatch):
     def model(config, workdir, annotations, step=None) -> EvaluatedModel:
-        config, definition, state = evaluated_model.untrained(config, None)
+        config, definition = evaluated_model.untrained(config, None)
         # Untrained scores hardly differ: larger weights make some boxes sure and others not.
-        state.trainable["box_head"]["classifier"]["kernel"] *= 30
-        return EvaluatedModel(config, definition, state, {"step": 0})
+        definition.initial[0]["box_head"]["classifier"]["kernel"] *= 30
+        return EvaluatedModel(config, definition, inference_state(definition, data_mesh()), {"step": 0})
 
     monkeypatch.setattr(run, "evaluated_model", model)
     monkeypatch.setattr(sweep, "evaluated_model", model)

@@ -123,26 +123,27 @@ def test_a_step_on_eight_devices_equals_one(classification, options):
     config = config_of(classification, "none")
     config.loss[classification].update(options)
     config.loss.memory.slots = 0
-    config.optim.warmup_steps = 0  # the classifier moves by more than its rounding
-    state_one, state_eight, start = check_devices(config, steps=1)
-    kernels = [state.trainable["box_head"]["classifier"]["kernel"] for state in (state_one, state_eight, start())]
-    moved_one, moved_eight = (np.asarray(kernel) - np.asarray(kernels[2]) for kernel in kernels[:2])
-    assert np.abs(moved_one).max() > 1e-5
-    np.testing.assert_allclose(moved_one, moved_eight, rtol=1e-2, atol=1e-3 * np.abs(moved_one).max())
+    # A normed predictor divides by the lengths of 8 features, of which some are nearly 0: rounding is magnified.
+    config.roi.mask_predictor = "conv"
+    # After one update the momentum is the gradient, and the weights times their decay.
+    one, eight = (jax.tree_util.tree_flatten_with_path(s.optimizer)[0] for s in check_devices(config, steps=1))
+    scale = max(np.abs(leaf).max() for _, leaf in one if leaf.ndim)
+    for (path, a), (_, b) in zip(one, eight, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5 * scale, err_msg=jax.tree_util.keystr(path))
 
 
 def check_devices(config, steps):
-    """Metrics and the loss's state are the same on one device and on eight; returns both states and what they were."""
+    """Metrics and the loss's state are the same on one device and on eight; returns both states."""
     config.loss.ap.scope = config.loss.rank_sort.scope = "global"
     config.loss.rank_sort.balance_heads = config.loss.ranking == "rank_sort"
-    one, state_one, start = train_steps(config, steps)
+    one, state_one, _ = train_steps(config, steps)
     eight, state_eight, _ = train_steps(config, steps, devices=8)
     for a, b in zip(one, eight, strict=True):
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6, err_msg=name)
     for a, b in zip(jax.tree.leaves(state_one.loss), jax.tree.leaves(state_eight.loss), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # EQLv2's sums carry their rounding errors along
-    return state_one, state_eight, start
+    return state_one, state_eight
 
 
 def test_a_memory_in_bfloat16_trains():

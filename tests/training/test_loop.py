@@ -104,6 +104,9 @@ def test_a_second_stage_starts_from_a_run_and_trains_its_parts(config, finished,
     second.loss.classification, second.loss.ranking = "loce", "none"
     second.loss.memory.update({"slots": 40, "objects": 2})
     second.train.steps = 2
+    with pytest.raises(CheckpointError, match=r"mask_head/weight in .* is that of a conv layer.*mask_predictor=conv"):
+        train(second, tmp_path / "refused")
+    second.roi.mask_predictor = "conv"  # the first stage's
     state = jax.device_get(train(second, tmp_path))
     after, before = (flattened([tree.trainable, tree.fixed]) for tree in (state, whole))
     before = {path.partition("/")[2]: array for path, array in before.items()}

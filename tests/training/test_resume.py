@@ -131,6 +131,18 @@ def test_an_empty_memory_is_made_on_its_devices(monkeypatch):
         assert len({shard.device for shard in leaf.addressable_shards}) == mesh.size
 
 
+def test_a_second_stage_in_a_trained_folder_is_told_so(tmp_path):
+    """LOCE's second stage with the first one's --workdir: the first one's config is no remedy."""
+    checkpoints, _ = saved(definition_of("seesaw"), 1, tmp_path)
+    config = local_config("loce")
+    config.init_from = "runs/loce1"
+    definition = ModelDefinition(config)
+    fresh, mesh = start(definition, 1)
+    message = r"(?s)written by another model.*init_from is looked at before the first step.*another --workdir\.$"
+    with pytest.raises(CheckpointError, match=message):
+        loop.resumed(checkpoints, fresh, definition, mesh)
+
+
 def change_meta(folder, change):
     """Rewrites what was saved beside a checkpoint's arrays."""
     (file,) = (path for path in (folder / "checkpoints").rglob("metadata") if path.parent.name == "meta")
