@@ -79,14 +79,14 @@ def compile_global(devices: int, rows: int, classes: int, slots: int) -> dict[st
     """
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     spread, whole = PartitionSpec("data"), PartitionSpec()
-    shapes = [((devices * rows, classes), jnp.float32), ((devices * rows,), jnp.int32), ((classes,), jnp.int32)]
+    shapes = [((devices * rows, classes), jnp.float32), ((devices * rows,), jnp.int32), ((classes,), jnp.float32)]
 
     def figures(slots: int) -> dict[str, float]:
         settings, reading = Settings(0.5, "interval", slots, slots, "data"), Reading("paper", True)
 
-        def step(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(logits: jax.Array, labels: jax.Array, omega: jax.Array) -> tuple[jax.Array, jax.Array]:
             positives = pack_positives(logits, labels, slots, "data")
-            verdict = partial(judge, reading=reading, delta=0.5, omega=counts, weight=jnp.float32(1))
+            verdict = partial(judge, reading=reading, delta=0.5, omega=omega, weight=jnp.float32(1))
             value, gradient = rank_packed(settings, logits, labels, positives, verdict)
             return value[None], gradient
 
