@@ -51,10 +51,10 @@ def norcal_scores(
     if method not in METHODS:
         raise ValueError(f"NorCal knows the methods {', '.join(METHODS)}, not {method!r}")
     logits = jnp.asarray(logits)
-    if logits.ndim != 2 or image_counts.ndim != 1 or logits.shape[1] != image_counts.shape[0] + 1:
+    if logits.ndim != 2 or np.shape(image_counts) != (logits.shape[1] - 1,):
         raise ValueError(
             "NorCal takes logits [B, C + 1] with the background last and image_counts [C]; got "
-            f"{logits.shape} and {image_counts.shape}"
+            f"{logits.shape} and {np.shape(image_counts)}"
         )
     dtype = loss_dtype(logits)
     logits = logits.astype(dtype)

@@ -63,8 +63,9 @@ class ClassificationLoss(ABC):
         Raises:
             ValueError: the logits have not `num_outputs` columns.
         """
+        logits = jnp.asarray(logits)
         self._check_columns(logits)
-        return jnp.asarray(logits)[:, : self.num_classes]
+        return logits[:, : self.num_classes]
 
     def scores(self, logits: Float[Array | np.ndarray, "N Q"]) -> Float[Array, "N C"]:
         """Scores of the foreground classes at inference: float64 for float64 logits, float32 for all others.
@@ -72,8 +73,8 @@ class ClassificationLoss(ABC):
         Raises:
             ValueError: the logits have not `num_outputs` columns.
         """
-        self._check_columns(logits)
         logits = jnp.asarray(logits)
+        self._check_columns(logits)
         return self.activation(logits.astype(loss_dtype(logits)))
 
     @abstractmethod
@@ -123,17 +124,17 @@ class ClassificationLoss(ABC):
                 f"{type(self).__name__} takes logits [N, {self.num_outputs}] and labels [N], "
                 f"got {logits.shape} and {labels.shape}"
             )
-        if weights is not None and weights.shape != labels.shape:
+        if weights is not None and np.shape(weights) != labels.shape:
             raise ValueError(
                 f"{type(self).__name__} takes one weight a row, [{len(labels)}], or None for 1 each; "
-                f"got {weights.shape}"
+                f"got {np.shape(weights)}"
             )
         valid = labels >= 0
         logits = logits.astype(loss_dtype(logits))
         # Not multiplied by 0 later: whatever stands in a padding row, even infinity, must not reach the gradient.
         return jnp.where(valid[:, None], logits, 0), labels, valid
 
-    def _check_columns(self, logits: Array | np.ndarray) -> None:
+    def _check_columns(self, logits: Array) -> None:
         if logits.ndim != 2 or logits.shape[1] != self.num_outputs:
             raise ValueError(
                 f"{type(self).__name__} for {self.num_classes} classes takes logits [N, {self.num_outputs}], "
