@@ -17,7 +17,7 @@ from rog_jax.evaluation.report_plots import draw_all
 from rog_jax.evaluation.summary import COLUMNS
 
 _ROWS = ("fixed", "pooled", "boundary")
-_PICTURE_WIDTH = 900  # pixels
+_PICTURE_WIDTH = 1200  # pixels: all of the page's, so that names can be read
 _CONFUSED = 12
 _CAPTIONS = {
     "outcomes": (

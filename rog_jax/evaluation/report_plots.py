@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 from rog_jax.evaluation.analysis import OUTCOMES
 from rog_jax.evaluation.report_data import GROUP_NAMES, GROUPS, Evaluated
@@ -32,6 +33,7 @@ _RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _RUN_HATCHES = ("", "//", "..", "xx")
 _WINDOW = 25  # categories in a running mean
 _PIXELS_PER_INCH = 110
+_WIDE = 50  # largest over smallest value of a logarithmic axis that has numbers enough
 
 
 def draw_all(runs: Sequence[Evaluated], folder: Path) -> dict[str, Path]:
@@ -77,7 +79,7 @@ def _norms_over_frequency(ax: Axes, run: Evaluated) -> None:
     values = np.array([norms.get(row["category_id"], np.nan) for row in run.categories], np.float64)
     _scatter_of_groups(ax, run, run.column("train_images"), values)
     ax.set(xlabel="training images of the category", ylabel="norm of the classifier's weights")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.3 * np.nanmax(values, initial=0) or 1)
     ax.legend(fontsize=8)
 
 
@@ -92,6 +94,7 @@ def _gradients_over_frequency(ax: Axes, run: Evaluated) -> None:
     _scatter_of_groups(ax, run, run.column("train_images"), np.where(ratio == 0, lowest, ratio))
     ax.axhline(1, color="black", lw=1, ls="--", label="balance")
     ax.set_yscale("log")
+    _plain_numbers(ax.yaxis)
     ax.set(xlabel="training images of the category", ylabel="positive / negative gradients")
     ax.legend(fontsize=8)
 
@@ -103,9 +106,17 @@ def _scatter_of_groups(ax: Axes, run: Evaluated, images: np.ndarray, values: np.
         style = {"s": 18, "facecolors": "none", "edgecolors": _COLORS[group], "marker": _MARKERS[group]}
         ax.scatter(np.maximum(images[own], 0.7), values[own], label=GROUP_NAMES[group], **style)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter("{x:,.0f}")  # 100, not 10 to the 2
-    ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))  # only where there is no 10, 100 ...
+    _plain_numbers(ax.xaxis)
     ax.grid(alpha=0.3)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """100, not 10 to the 2, on a logarithmic axis; 20 and 50 too where there would be hardly a number."""
+    axis.set_major_formatter("{x:,g}")
+    low, high = axis.get_view_interval()
+    if high < _WIDE * low:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_minor_formatter("{x:,g}")
 
 
 def _outcomes(ax: Axes, run: Evaluated) -> None:

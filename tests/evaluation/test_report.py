@@ -64,7 +64,7 @@ def run_of(folder, seed: int):
     evaluate_results(config, [boxes_json, folder / "masks.json"], folder)
     (folder / "eval" / "pictures").mkdir()
     for image in truth["images"]:
-        Image.new("RGB", (1200, 300), "green").save(folder / "eval" / "pictures" / picture_name(image["id"]))
+        Image.new("RGB", (1600, 400), "green").save(folder / "eval" / "pictures" / picture_name(image["id"]))
     return folder
 
 
@@ -79,7 +79,7 @@ def test_a_report_holds_all_that_it_shows(runs, tmp_path):
     assert not re.search(r"https?://", text)
     assert all(source.startswith("data:image/") for source in page.sources)
     pictures = [Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) for source in page.sources]
-    assert max(picture.width for picture in pictures if picture.format == "JPEG") <= 900
+    assert max(picture.width for picture in pictures if picture.format == "JPEG") <= 1200
     names = {"outcomes", "ap_over_frequency", "tide", "precision_curves", "calibration"}  # no weights, so no norms
     assert {file.stem for file in (tmp_path / "new" / "report").iterdir()} == names
     assert sum(picture.format == "PNG" for picture in pictures) == len(names)
