@@ -45,7 +45,8 @@ def draw_all(runs: Sequence[Evaluated], folder: Path) -> dict[str, Path]:
             continue
         columns = 1 if shared else len(runs)
         figure = Figure(figsize=(6.2 * columns, 3.8), dpi=_PIXELS_PER_INCH, layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+        own_numbers = name == "outcomes"  # of objects, at the groups' names
+        axes = figure.subplots(1, columns, squeeze=False, sharey=not own_numbers)[0]
         if shared:
             draw(axes[0], runs)
         else:
