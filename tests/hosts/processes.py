@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,36 +13,48 @@ SECONDS = 900
 """After which a run is ended: it hangs."""
 
 
-def start(program: str, arguments: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
-    """Starts `python PROGRAM ARGUMENTS`, with the flags that join the processes where there are several.
+def start(
+    program: str,
+    arguments: list[str],
+    processes: int,
+    devices: int,
+    *,
+    own: Sequence[list[str]] = (),
+    slurm: bool = False,
+) -> list[subprocess.Popen]:
+    """Starts `python PROGRAM ARGUMENTS` in several processes that join each other.
 
     Args:
         program: such as "train.py".
         arguments: of all processes.
         processes: hosts.
         devices: of all hosts together.
+        own: further arguments of each process.
+        slurm: they find each other by `--multihost` and the variables that Slurm sets, not by flags.
     """
     flags = f"--xla_force_host_platform_device_count={devices // processes} --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     address = f"127.0.0.1:{free_port()}"
+    started = []
+    for process_id in range(processes):
+        joined, variables = [], {}
+        if slurm:
+            joined, variables = ["--multihost"], slurm_variables(address, processes, process_id)
+        elif processes > 1:
+            names = f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={process_id}"
+            joined = [*names, "--heartbeat_seconds=10"]
+        command = [sys.executable, program, *arguments, *joined, *(own[process_id] if own else [])]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment | variables, **pipes))
+    return started
 
-    def host(process_id: int) -> list[str]:
-        if processes == 1:
-            return []
-        joined = f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={process_id}"
-        return [*joined, "--heartbeat_seconds=10"]
 
-    return [
-        subprocess.Popen(
-            [sys.executable, program, *arguments, *host(process_id)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process_id in range(processes)
-    ]
+def slurm_variables(address: str, processes: int, process_id: int) -> dict[str, str]:
+    """What JAX reads of the variables that Slurm sets for a task."""
+    of_job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(processes)}
+    of_task = {"SLURM_LOCALID": "0", "SLURM_PROCID": str(process_id)}
+    return of_job | of_task | {"JAX_COORDINATOR_ADDRESS": address}
 
 
 def finish(hosts: list[subprocess.Popen], seconds: float = SECONDS) -> list[tuple[int, str]]:
@@ -58,9 +71,9 @@ def finish(hosts: list[subprocess.Popen], seconds: float = SECONDS) -> list[tupl
     return results
 
 
-def run(program: str, arguments: list[str], processes: int, devices: int) -> list[str]:
+def run(program: str, arguments: list[str], processes: int, devices: int, **options: bool) -> list[str]:
     """Outputs of processes that all have to end well."""
-    results = finish(start(program, arguments, processes, devices))
+    results = finish(start(program, arguments, processes, devices, **options))
     assert all(status == 0 for status, _ in results), "\n\n".join(output[-4000:] for _, output in results)
     return [output for _, output in results]
 

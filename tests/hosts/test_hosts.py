@@ -1,6 +1,7 @@
 """Several hosts, each with devices of its own, do what one host with all of the devices does."""
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -56,9 +57,11 @@ def alone(data, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("hosts", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_hosts_train_and_evaluate_as_one_does(hosts, data, alone, tmp_path):
-    processes.run("train.py", arguments(data, tmp_path), hosts, DEVICES)
+@pytest.mark.parametrize(
+    ("hosts", "slurm"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)], ids=["two", "four-of-Slurm"]
+)
+def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_path):
+    processes.run("train.py", arguments(data, tmp_path), hosts, DEVICES, slurm=slurm)
     lines, expected = read_log(tmp_path), read_log(alone)
     assert [line["step"] for line in lines] == [line["step"] for line in expected] == [1, 2, 3, 4]
     # Sums over devices are rounded in another order. A few steps on, some proposal falls on the other side of a
@@ -76,11 +79,9 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, data, alone, tmp_path):
         else:
             np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=1e-7, err_msg=path)
 
-    # Of the same checkpoint, so that the detections are comparable.
-    shards = tmp_path / "evaluated"
-    shards.mkdir()
-    (shards / "checkpoints").symlink_to(alone / "checkpoints")
-    processes.run("eval.py", arguments(data, shards), hosts, DEVICES)
+    shards = with_checkpoints_of(alone, tmp_path / "evaluated")  # of the same checkpoint, so as to be comparable
+    outputs = processes.run("eval.py", arguments(data, shards), hosts, DEVICES, slurm=slurm)
+    assert ["metrics.json" in output for output in outputs] == [True] + [False] * (hosts - 1)
     for kind in ("bbox", "segm"):
         name = f"eval/results_{kind}.json"
         found, wanted = scores_by_image(shards / name), scores_by_image(alone / name)
@@ -88,6 +89,32 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, data, alone, tmp_path):
         for image_id, scores in found.items():  # the last digit depends on an image's place in the batch
             np.testing.assert_allclose(scores, wanted[image_id], rtol=1e-4)
     assert not list(shards.glob("eval/*shard*"))
+
+
+def with_checkpoints_of(run: Path, workdir: Path) -> Path:
+    """A folder of a run that has another's checkpoints."""
+    workdir.mkdir()
+    (workdir / "checkpoints").symlink_to(run / "checkpoints")
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_hosts_stop_together_where_one_cannot_read_its_images(program, data, alone, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in (data / "images").iterdir():
+        (broken / path.name).touch()
+    workdir = tmp_path / "run" if program == "train.py" else with_checkpoints_of(alone, tmp_path / "run")
+    own = [[], [f"--config.data.train_images={broken}", f"--config.data.val_images={broken}"]]
+    results = processes.finish(
+        processes.start(program, arguments(data, workdir, "--config.data.max_unreadable=5"), 2, 2, own=own)
+    )
+    for status, output in results:  # four images of each batch are the second host's
+        assert status != 0
+        assert re.search(r"\d images could not be read, more than config.data.max_unreadable = 5", output), output[
+            -3000:
+        ]
 
 
 def scores_by_image(path: Path) -> dict[int, list[float]]:
