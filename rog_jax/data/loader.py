@@ -8,6 +8,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -280,6 +281,8 @@ def _stack(examples: list[Batch]) -> Batch:
 
 def _start_worker(worker: int, workers: int) -> None:
     cv2.setNumThreads(1)  # the workers already share the cores among them
+    # Slurm sends it to every process of a job; the run, which saves and then ends its workers, still needs them.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -40,12 +40,14 @@ from rog_jax.evaluation.training_counts import training_counts, with_training_co
 from rog_jax.evaluation.truth import Truth, load_truth
 from rog_jax.training.checkpoint import flattened
 from rog_jax.training.loop import git_commit
+from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 
 logger = logging.getLogger(__name__)
 
 
+@advice_where_memory_ends(INFERENCE_ADVICE)
 def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = None) -> dict[str, Any]:
     """Runs a checkpoint on the validation images and evaluates its detections.
 

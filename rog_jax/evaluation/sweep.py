@@ -30,6 +30,7 @@ from rog_jax.evaluation.run import (
 )
 from rog_jax.evaluation.summary import SCHEMA, write_json
 from rog_jax.evaluation.truth import Truth
+from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, make_sweep_step, to_devices
 
@@ -41,6 +42,7 @@ Row = dict[str, Any]
 """One line of a sweep: "kind", "gamma", "max_detections", and LVIS's figures."""
 
 
+@advice_where_memory_ends(INFERENCE_ADVICE)
 def sweep_run(
     config: ConfigDict,
     workdir: str | Path,

@@ -72,7 +72,7 @@ def with_recipe(config: ConfigDict) -> ConfigDict:
             config[section][name] = value
     if not config.model.masks:
         config.model.trained_parts = tuple(part for part in config.model.trained_parts if part != "mask_head")
-    if "negatives" in extra_inputs(config.loss):
+    if "verified" in extra_inputs(config.loss):
         config.data.negatives = True  # each batch says which categories are verified
     if config.optim.milestones is None:
         length = config.train.steps if config.optim.milestone_unit == "steps" else config.train.epochs

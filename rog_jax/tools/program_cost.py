@@ -37,12 +37,17 @@ class Collective(NamedTuple):
     elements: int
     bytes: int
 
+    def sent(self, devices: int) -> float | int:
+        """Bytes that leave each device where they go round in a ring, which is the least that can."""
+        shares = {"all-reduce": 2 * (devices - 1) / devices, "reduce-scatter": devices - 1, "collective-permute": 1}
+        return self.bytes * shares.get(self.kind, (devices - 1) / devices)
+
 
 def count_products(program: Any) -> Products:
     """Products of one device's part of a program.
 
-    A scan counts for each of its rounds, a `while` once (here, none with a product in it), and of a condition's
-    branches the dearest. Products with the zeros between the elements of a dilated image are left out.
+    A scan counts for each of its rounds, a `while` once, and of a condition's branches the dearest. Products with the
+    zeros between the elements of a dilated image are left out.
 
     Args:
         program: a jaxpr, closed or not.
@@ -71,7 +76,8 @@ def _weighed(equation: Any, terms: float | int) -> np.ndarray:
     flops = 2 * terms * math.prod(equation.outvars[0].aval.shape)
     precision = equation.params["precision"]
     of_left = precision[0] if isinstance(precision, tuple) else precision
-    return flops * np.array([1, PASSES.get(of_left, 1)])
+    is_float32 = equation.invars[0].aval.dtype == np.float32
+    return flops * np.array([1, PASSES.get(of_left, 1) if is_float32 else 1])
 
 
 def _programs(params: dict[str, Any]) -> Iterator[Any]:
@@ -85,8 +91,8 @@ def _programs(params: dict[str, Any]) -> Iterator[Any]:
 def collectives(text: str) -> list[Collective]:
     """The collectives in the text of a compiled program, in order; one in a loop is listed once.
 
-    A collective that is started in one place and awaited in another has its operand beside its result; it counts by
-    the larger of the two.
+    A collective that is started in one place and awaited in another has its operands before its results there, but for
+    an all-reduce; a permutation has numbers of its own besides, and counts by its largest array.
     """
     return [_collective(*found) for found in COLLECTIVE.findall(text)]
 
@@ -96,6 +102,8 @@ def _collective(result: str, kind: str, start: str) -> Collective:
         (math.prod(int(n) for n in size.split(",") if n), BYTES.get(dtype, 4))
         for dtype, size in re.findall(r"(\w+)\[([\d,]*)\]", result)
     ]
-    if start and kind != "all-reduce":  # whose operand is not repeated
+    if start and kind == "collective-permute":
         arrays = [max(arrays, key=math.prod)]
+    elif start and kind != "all-reduce":
+        arrays = arrays[len(arrays) // 2 :]
     return Collective(kind, sum(n for n, _ in arrays), sum(n * width for n, width in arrays))

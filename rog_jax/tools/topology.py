@@ -18,7 +18,7 @@ topology compiled for is given apart, and no device is opened."""
 
 
 class Chip(NamedTuple):
-    """What a chip can do at best, by Google's documentation of Cloud TPU.
+    """What a chip can do at best, by Google's documentation of Cloud TPU and its paper on the v4 (ISCA 2023).
 
     Attributes:
         flops: of bfloat16 products, a second.
@@ -34,12 +34,12 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(275e12, 32 * 2**30, 1228e9, 150e9),
-    "v5e": Chip(197e12, 16 * 2**30, 819e9, 100e9),
-    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 300e9),
-    "v6e": Chip(918e12, 32 * 2**30, 1640e9, 224e9),
+    "v4": Chip(275e12, 32 * 2**30, 1228e9, 300e9),
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
+    "v6e": Chip(918e12, 32 * 2**30, 1640e9, 400e9),
 }
-"""Links: half of the documented figure, which counts both directions."""
+"""Links: in one direction; the documents give the sum of both."""
 
 
 class TopologyError(ValueError):

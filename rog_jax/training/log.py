@@ -97,6 +97,7 @@ class RunLog:
         self._batches, self._timed = 0, 0
         self._clock = 0.0
         self._waited = 0.0
+        self._last: tuple[int, float, dict[str, Any]] | None = None  # step, rate and more of what is not yet written
         if not active:
             return
         path = workdir / "train_log.jsonl"
@@ -126,14 +127,19 @@ class RunLog:
             self._count += 1
         if self._active:
             self._bar.update()
+        self._last = step, values["lr"], extra
         if step % self._every == 0 or step == self._total:
-            self._write(step, values, extra)
+            self.write()
 
-    def _write(self, step: int, values: dict[str, float], extra: dict[str, Any]) -> None:
+    def write(self) -> None:
+        """Writes the means since the last line, if there was a step since."""
+        if self._last is None:
+            return
+        (step, rate, extra), self._last = self._last, None
         now = time.perf_counter()
         elapsed = max(now - self._clock, 1e-9)
         line = {name: value / self._count for name, value in self._sums.items() if name != "finite"}
-        line["lr"] = values["lr"]
+        line["lr"] = rate
         line["images_per_second"] = self._timed * self._batch_size / elapsed
         line["data_wait"] = min(self._waited / elapsed, 1.0)
         line |= extra

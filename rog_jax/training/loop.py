@@ -38,8 +38,11 @@ from rog_jax.training.step import make_fill_step, make_train_step, to_devices
 logger = logging.getLogger(__name__)
 
 
+@advice_where_memory_ends(TRAINING_ADVICE)
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
+
+    To be called from the main thread, where Python handles signals.
 
     Args:
         config: a recipe with its overrides.
@@ -141,7 +144,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             log.add(done, values, extra)
 
     try:
-        with Preemption() as preemption, advice_where_memory_ends(TRAINING_ADVICE):
+        with Preemption() as preemption:
             for step in range(start + 1, steps + 1):
                 before = time.perf_counter()
                 batch, on_devices = next(batches)
@@ -154,6 +157,8 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
                     record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
                     checkpoints.save(state, about)
                 if ends:
+                    log.write()
+                    checkpoints.wait()  # before SIGTERM ends the program again
                     logger.warning("SIGTERM: saved at step %d of %d, the same command goes on from there", step, steps)
                     break
     finally:

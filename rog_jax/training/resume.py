@@ -64,7 +64,7 @@ def evenly(of_devices: np.ndarray, devices: int) -> np.ndarray:
         devices: now.
 
     Returns:
-        [devices, ...] of the same type; a count that is full stays full.
+        [devices, ...] of the same type; counts that are full on all devices stay full on as many devices or fewer.
 
     Raises:
         TypeError: they are no integers, so that they may be no counts.

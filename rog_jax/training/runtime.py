@@ -11,6 +11,10 @@ from absl import flags
 HEARTBEAT_SECONDS = 60
 """Silence of a host after which JAX ends the others: it died, or its machine hangs."""
 
+SHUTDOWN_SECONDS = 24 * 3600
+"""For which hosts that have finished wait for the first one, which joins results and draws figures after an evaluation;
+JAX's own five minutes would end it in the midst of that. A first host that died is found by its silence."""
+
 
 class HostFlags(NamedTuple):
     """Command-line flags of a program that may run on several hosts."""
@@ -67,4 +71,6 @@ def _join_hosts(hosts: HostFlags) -> None:
     if missing and len(missing) < len(names):
         raise ValueError(f"several processes are named by three flags together; {' and '.join(missing)} not given")
     # None of the three: JAX asks the environment.
-    jax.distributed.initialize(**given, heartbeat_timeout_seconds=hosts.heartbeat_seconds.value)
+    jax.distributed.initialize(
+        **given, heartbeat_timeout_seconds=hosts.heartbeat_seconds.value, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+    )

@@ -1,6 +1,7 @@
 """One update: the gradient of all losses and the state that follows, on every device of the mesh at once."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ def make_train_step(
     """The compiled update; the state it is given is used up (its buffers are donated).
 
     An update whose loss or gradient is not finite leaves everything but the step as it was, so that the state stays
-    good while the host, which reads the metrics a few steps late, finds out and stops.
+    good while the host, which reads the metrics a few steps late, finds out and stops or goes on. (Feature memories
+    take the step's rows too where the host will stop, and nothing is saved then.)
 
     Args:
         definition: of the model.
@@ -62,6 +64,7 @@ def make_train_step(
         done = state._replace(trainable=trainable, optimizer=optimizer_state, gradients=sums)
         done = with_memory(done, memory_after, local)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
+        after = after._replace(optimizer=_with_counts_of(done.optimizer, after.optimizer))
         if config.train.max_skipped_steps == 0:
             # A choice between two feature memories holds both; where a run stops, what a bad step stored is not saved.
             after = after._replace(features=done.features)
@@ -89,6 +92,11 @@ def make_train_step(
         check_vma=False,  # with it, the gradient of replicated parameters would be summed over devices beforehand
     )
     return jax.jit(sharded, donate_argnums=0)
+
+
+def _with_counts_of(counted: Any, state: Any) -> Any:
+    """An optimizer's state with the counts of another one: a skipped step counts in the schedules."""
+    return jax.tree.map(lambda x, y: x if jnp.issubdtype(x.dtype, jnp.integer) else y, counted, state)
 
 
 def make_fill_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainState, Batch, Array], TrainState]:

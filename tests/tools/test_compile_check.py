@@ -30,16 +30,16 @@ def test_arguments_have_the_shapes_of_all_devices():
     assert state.step.sharding.spec == PartitionSpec()
 
 
-def test_no_program_is_faster_than_its_products_its_memory_or_its_links():
+def test_the_slowest_of_products_memory_and_links_decides():
     chip = CHIPS["v5e"]
-    assert program.seconds_bound(chip, chip.flops, 0, 0, 1) == 1
-    assert program.seconds_bound(chip, chip.flops, 2 * chip.bandwidth, 0, 16) == 2
-    assert program.seconds_bound(chip, 0, 0, chip.links, 2) == 1
+    assert program.seconds_at_best(chip, chip.flops, 0, 0) == 1
+    assert program.seconds_at_best(chip, chip.flops, 2 * chip.bandwidth, 0) == 2
+    assert program.seconds_at_best(chip, chip.flops, 0, 3 * chip.links) == 3
 
 
 def test_the_compilers_complaint_tells_what_a_program_needs():
     words = program.TOO_LARGE.search("RESOURCE_EXHAUSTED: Ran out of memory. Used 18.50G of 15.75G hbm. Exceeded by")
-    assert program._too_large(*words.groups()) == {"fits": False, "gigabytes": 19.86, "limit_gigabytes": 16.91}
+    assert program._gigabytes(*words.groups()) == 19.86
 
 
 def test_the_table_has_a_dash_for_what_did_not_fit():

@@ -17,6 +17,8 @@ def products(function, *arguments) -> Products:
 @pytest.mark.parametrize(("precision", "passes"), [(None, 1), ("high", 3), ("highest", 6)])
 def test_a_float32_product_takes_a_tpu_several_passes(precision, passes):
     assert products(lambda x, w: jnp.dot(x, w, precision=precision), X, W) == (PRODUCT, passes * PRODUCT)
+    half = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (X, W)]
+    assert products(lambda x, w: jnp.dot(x, w, precision=precision), *half) == (PRODUCT, PRODUCT)
 
 
 def test_a_scan_counts_for_each_round_and_a_condition_by_its_dearest_branch():
@@ -53,12 +55,17 @@ def test_collectives_are_read_off_a_program():
     text = """
       %a = (u32[9]{0}, bf16[2,9]{1,0:T(8,128)}) all-reduce(%b, %c), to_apply=%add
       %d = f32[] all-reduce-start(%e)
-      %f = (s32[8]{0}, s32[64]{0}) all-gather-start(%g), dimensions={0}
+      %f = ((s32[8]{0}, s32[4]{0}), (s32[64]{0}, s32[32]{0})) all-gather-start(%g, %k), dimensions={0}
       ROOT %h = s32[64]{0} all-gather-done(%f)
       %i = s32[64]{0} add(%h, %h)
     """
     assert collectives(text) == [
         Collective("all-reduce", 27, 72),
         Collective("all-reduce", 1, 4),
-        Collective("all-gather", 64, 256),
+        Collective("all-gather", 96, 384),
     ]
+
+
+def test_a_ring_sends_an_array_twice_to_add_it_up_and_once_to_gather_it():
+    sent = {kind: Collective(kind, 2, 8).sent(4) for kind in ("all-reduce", "all-gather", "reduce-scatter")}
+    assert sent == {"all-reduce": 12, "all-gather": 6, "reduce-scatter": 24}

@@ -85,7 +85,7 @@ def test_inputs_decide_and_not_names():
     wanted = {name: extra_inputs(changed(loss__classification=name).loss) for name in CLASSIFICATION_LOSSES}
     assert wanted["federated"] == ("key",)
     assert extra_inputs(changed(loss__classification="federated", loss__federated__negatives="verified").loss) == (
-        "negatives",
+        "verified",
     )
     for name, inputs in wanted.items():
         config = changed(loss__classification=name)

@@ -280,7 +280,10 @@ def test_steps_that_are_not_finite_are_skipped_as_often_as_allowed(config, tmp_p
         ):
             train(patient, tmp_path)
         return
-    train(patient, tmp_path)
+    state = train(patient, tmp_path)
+    counts = [leaf for leaf in jax.tree.leaves(state.optimizer) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    assert counts
+    assert all(count == 6 for count in counts)  # the rate applied is that of the step, as in the log
     states = [flattened(Checkpoints(tmp_path, read_only=True).parameters(step)) for step in (1, 3, 4)]
     for path, array in states[0].items():
         np.testing.assert_array_equal(array, states[1][path], err_msg=path)
