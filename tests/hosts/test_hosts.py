@@ -113,11 +113,11 @@ def test_hosts_stop_together_where_one_cannot_read_its_images(program, data, alo
     workdir = tmp_path / "run" if program == "train.py" else with_checkpoints_of(alone, tmp_path / "run")
     own = [[], [f"--config.data.train_images={broken}", f"--config.data.val_images={broken}"]]
     results = processes.finish(
-        processes.start(program, arguments(data, workdir, "--config.data.max_unreadable=5"), 2, 2, own=own)
+        processes.start(program, arguments(data, workdir, "--config.data.max_unreadable=3"), 2, 2, own=own)
     )
     for status, output in results:  # four images of each batch are the second host's
         assert status != 0
-        assert re.search(r"\d images could not be read, more than config.data.max_unreadable = 5", output), output[
+        assert re.search(r"\d images could not be read, more than config.data.max_unreadable = 3", output), output[
             -3000:
         ]
 
