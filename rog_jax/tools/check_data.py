@@ -32,6 +32,7 @@ from matplotlib import pyplot
 
 COLOURS = {"r": "#c03028", "c": "#e0a020", "f": "#30903c", "1": "#c03028", "2": "#e07028", "3": "#e0a020",
            "4": "#90a028", "5": "#30903c"}  # fmt: skip
+HATCHES = {"r": "xx", "c": "//", "f": "", "1": "xx", "2": "..", "3": "//", "4": "--", "5": ""}
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
@@ -109,7 +110,7 @@ def _size(annotations: Annotations, place: int) -> str:
 
 
 def plot_tail(annotations: Annotations, path: Path) -> None:
-    """Images of each category, most frequent first, on a logarithmic axis, coloured by group."""
+    """Images of each category, most frequent first, on a logarithmic axis, coloured and hatched by group."""
     order = np.argsort(-annotations.image_counts, kind="stable")
     figure, axes = pyplot.subplots(figsize=(9, 3.5))
     groups = np.array(annotations.frequencies)[order]
@@ -117,7 +118,8 @@ def plot_tail(annotations: Annotations, path: Path) -> None:
     for group in dict.fromkeys(groups.tolist()):
         places = np.flatnonzero(groups == group)
         name = f"{GROUP_NAMES.get(group, f'group {group}')}: {len(places)}"
-        axes.bar(places, np.maximum(counts[places], 0.5), width=1.0, color=COLOURS[group], label=name)
+        style = {"color": COLOURS[group], "hatch": HATCHES[group], "edgecolor": "white", "linewidth": 0}
+        axes.bar(places, np.maximum(counts[places], 0.5), width=1.0, label=name, **style)
     axes.set(xlabel="category, by falling number of images", ylabel="images", yscale="log")
     axes.set(xlim=(-0.5, len(order) - 0.5), ylim=(0.5, None), title=f"{annotations.num_images} images")
     axes.legend()
