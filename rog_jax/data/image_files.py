@@ -16,6 +16,11 @@ _PROBED_IMAGES = 10
 _COCO_2014_DIGITS = len("000000000000.jpg")
 
 
+def missing_folder(folder: Path) -> DataError:
+    """The error for an image folder that is not there."""
+    return DataError(f"There is no image folder {folder}. Check config.data.train_images and val_images.")
+
+
 def resolved_names(
     path: Path, folder: Path, file_names: np.ndarray, urls: np.ndarray, image_ids: np.ndarray
 ) -> np.ndarray:
@@ -46,7 +51,7 @@ def resolved_names(
         )
     pairs = list(zip(file_names[:_PROBED_IMAGES].tolist(), urls[:_PROBED_IMAGES].tolist(), strict=True))
     for rule in _RULES:
-        if any(_is_file(folder / rule(name, url)) for name, url in pairs):
+        if any(is_file(folder / rule(name, url)) for name, url in pairs):
             if rule is _by_file_name and (file_names != "").all():
                 return file_names
             return np.array([rule(name, url) for name, url in zip(file_names.tolist(), urls.tolist(), strict=True)])
@@ -70,7 +75,7 @@ def openimages_names(path: Path, folder: Path, image_names: np.ndarray) -> np.nd
     """
     probe = image_names[:_PROBED_IMAGES].tolist()
     for prefix in ("", "train/", "validation/", "test/", "train_{}/"):
-        if any(_is_file(folder / f"{prefix.format(name[:1])}{name}.jpg") for name in probe):
+        if any(is_file(folder / f"{prefix.format(name[:1])}{name}.jpg") for name in probe):
             return np.array([f"{prefix.format(name[:1])}{name}.jpg" for name in image_names.tolist()])
     raise DataError(
         f"{path}: image {probe[0]} should be {folder / probe[0]}.jpg, but neither it nor the next ones are there, nor "
@@ -78,10 +83,11 @@ def openimages_names(path: Path, folder: Path, image_names: np.ndarray) -> np.nd
     )
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for names that no file system takes."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that no file system takes
+    except (OSError, ValueError):
         return False
 
 

@@ -1,59 +1,32 @@
-"""Everything that is wrong with an annotation file or its images, where the readers stop at the first error."""
+"""Everything that is wrong with an annotation file, where the readers stop at the first error."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rog_jax.data.annotations import Annotations, DataError, frequency_group
-from rog_jax.data.images import UnreadableImage, read_annotated, stored_size
-from rog_jax.data.openimages_csv import read_boxes, read_classes, read_labels
+from rog_jax.data.annotations import FREQUENCY_LIMITS, Annotations, DataError, frequency_group
+from rog_jax.data.findings import Findings
+from rog_jax.data.image_files import resolved_names
+from rog_jax.data.inspection_images import ListedImages
 from rog_jax.data.records import Category, Image, LabelledBox, Outline, decode, read_tables
 from rog_jax.data.segmentation import SegmentationPacker
 
-_EXAMPLES = 3
 _FAR_OUT = 2.0
 """Pixels by which an outline may leave its box before that is worth a word."""
 
 
-@dataclass
-class Findings:
-    """What was found, by kind: errors keep training from starting or make it wrong, remarks do not.
-
-    Attributes:
-        counts: of each kind.
-        examples: the first of each kind.
-        errors: the kinds that are errors.
-    """
-
-    counts: Counter = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    errors: set[str] = field(default_factory=set)
-
-    def error(self, kind: str, example: str) -> None:
-        self.errors.add(kind)
-        self.remark(kind, example)
-
-    def remark(self, kind: str, example: str) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= _EXAMPLES:
-            self.examples.setdefault(kind, []).append(example)
-
-    def lines(self) -> list[str]:
-        """A line a kind, errors first, with examples."""
-        kinds = sorted(self.counts, key=lambda kind: (kind not in self.errors, -self.counts[kind]))
-        return [
-            f"{'ERROR ' if kind in self.errors else 'remark'} {self.counts[kind]:7d} {kind}: "
-            + "; ".join(self.examples[kind])
-            for kind in kinds
-        ]
-
-
-def inspect_json(path: Path, findings: Findings) -> None:
+def inspect_json(path: Path, findings: Findings, frequency_limits: Sequence[int] = FREQUENCY_LIMITS) -> ListedImages:
     """Checks every record of an LVIS or COCO json.
+
+    Args:
+        path: of the json.
+        findings: added to.
+        frequency_limits: most images of a rare and of a common category.
+
+    Returns:
+        The images of all records that can be read and have a name.
 
     Raises:
         DataError: the file as a whole cannot be read.
@@ -98,56 +71,22 @@ def inspect_json(path: Path, findings: Findings) -> None:
         for category_id in set(image.neg_category_ids or ()):
             if (image.id, category_id) in pairs:
                 findings.remark("category annotated and in neg_category_ids", f"image {image.id}: {category_id}")
-    _inspect_counts(categories, pairs, findings)
+    _inspect_counts(categories, pairs, frequency_limits, findings)
+    return _listed(path, images)
 
 
-def inspect_openimages(boxes_csv: Path, classes_csv: Path, labels_csv: Path | None, findings: Findings) -> None:
-    """Checks every line of OpenImages's tables of boxes and labels.
-
-    Raises:
-        DataError: a file as a whole cannot be read.
-    """
-    keys, names = read_classes(classes_csv)
-    _duplicates("category name used twice", names, findings.remark)
-    label_of = {key: label for label, key in enumerate(keys)}
-    for path, read in ((boxes_csv, read_boxes), (labels_csv, read_labels)):
-        if path is not None:
-            kind = f"broken line of {path.name}"
-            read(path, label_of, {}, lambda error, path=path, kind=kind: findings.error(kind, _line(error, path)))
-
-
-def inspect_images(annotations: Annotations, findings: Findings, decode_all: bool = False, threads: int = 8) -> None:
-    """Checks that every image is there and has the size that its annotations say.
-
-    Args:
-        annotations: of the data set.
-        findings: added to.
-        decode_all: decodes every picture to its end instead of looking at its head.
-        threads: that read; most of the time is waiting for the disk.
-    """
-
-    def look(image: int) -> tuple[str, str] | None:
-        name = f"{annotations.image_path(image)} (image {annotations.image_ids[image]})"
-        size = tuple(annotations.image_sizes[image].tolist())
-        try:
-            if decode_all:
-                read_annotated(annotations, image)
-                return None
-            stored = stored_size(_bytes_or_path(annotations, image))
-        except (UnreadableImage, OSError) as error:
-            missing = annotations.records is None and not annotations.image_path(image).exists()
-            return ("image file missing", name) if missing else ("image that cannot be read", f"{name}: {error}")
-        if stored not in (size, size[::-1]):
-            return (
-                "image of another size than annotated",
-                f"{name} has {stored[0]} x {stored[1]}, not {size[0]} x {size[1]}",
-            )
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(look, range(annotations.num_images), chunksize=32):
-            if found is not None:
-                findings.error(*found)
+def _listed(path: Path, images: list[Image]) -> ListedImages:
+    named = [image for image in images if image.file_name or image.coco_url]
+    ids = np.array([image.id for image in named], np.int64)
+    # As objects: a broken file may hold a name of any length, which an array of texts would give to every image.
+    names, urls = (
+        np.array([getattr(image, key) or "" for image in named], object) for key in ("file_name", "coco_url")
+    )
+    return ListedImages(
+        ids=ids.tolist(),
+        sizes=[(int(image.height), int(image.width)) for image in named],
+        names_in=lambda folder: resolved_names(path, folder, names, urls, ids).tolist(),
+    )
 
 
 def inspect_annotations(annotations: Annotations, findings: Findings) -> None:
@@ -185,10 +124,6 @@ def _decoded(path: Path, table: str, raws: list, kind: type, findings: Findings)
 
 def _short(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
-
-
-def _line(error: DataError, path: Path) -> str:
-    return str(error).removeprefix(f"{path}, ")
 
 
 def _duplicates(kind: str, values: Iterable, report: Callable[[str, str], None]) -> None:
@@ -232,7 +167,9 @@ def _inspect_outline(path: Path, box: LabelledBox, outline: Outline, size: tuple
             findings.remark("outline leaves its box", f"annotation {box.id}: by {apart:.1f} pixels")
 
 
-def _inspect_counts(categories: list[Category], pairs: set[tuple[int, int]], findings: Findings) -> None:
+def _inspect_counts(
+    categories: list[Category], pairs: set[tuple[int, int]], limits: Sequence[int], findings: Findings
+) -> None:
     counted = Counter(category_id for _, category_id in pairs)
     for category in categories:
         who = f"category {category.id} ({category.name})"
@@ -243,9 +180,5 @@ def _inspect_counts(categories: list[Category], pairs: set[tuple[int, int]], fin
                 "image_count that is not that of this file (a validation file states those of training)",
                 f"{who}: {category.image_count}, {counted[category.id]} counted",
             )
-        if category.frequency and category.frequency != frequency_group(category.image_count):
+        if category.frequency and category.frequency != frequency_group(category.image_count, limits):
             findings.remark("frequency that does not follow from image_count", f"{who}: {category.frequency}")
-
-
-def _bytes_or_path(annotations: Annotations, image: int) -> bytes | Path:
-    return annotations.image_path(image) if annotations.records is None else annotations.image_bytes(image)

@@ -9,7 +9,7 @@ import numpy as np
 
 from rog_jax.data.annotations import FREQUENCY_LIMITS, Annotations, DataError, frequency_group
 from rog_jax.data.cache import Contents, cached
-from rog_jax.data.image_files import resolved_names
+from rog_jax.data.image_files import missing_folder, resolved_names
 from rog_jax.data.packing import (
     MIN_BOX_SIDE,
     clipped_boxes,
@@ -60,7 +60,7 @@ def load_coco(
 
 def _load(path: Path, folder: Path, limits: Sequence[int], federated: bool) -> Annotations:
     if not folder.is_dir():
-        raise DataError(f"There is no image folder {folder}. Check config.data.train_images and val_images.")
+        raise missing_folder(folder)
     if not path.is_file():
         raise DataError(f"There is no annotation file {path}. Check config.data.train_json and config.data.val_json.")
     contents = cached([path], "coco json", lambda: _parse(path))

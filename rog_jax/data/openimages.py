@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64
 
 from rog_jax.data.annotations import Annotations, DataError
 from rog_jax.data.cache import Contents, cached
-from rog_jax.data.image_files import openimages_names
+from rog_jax.data.image_files import missing_folder, openimages_names
 from rog_jax.data.images import UnreadableImage, stored_size
 from rog_jax.data.openimages_csv import read_boxes, read_classes, read_labels, read_sizes
 from rog_jax.data.packing import MIN_BOX_SIDE, clipped_boxes, count_categories, offsets_of, warn_left_out
@@ -63,12 +63,12 @@ def load_openimages(
     folder = Path(image_folder)
     for path in paths:
         if not path.is_file():
-            raise DataError(f"There is no file {path}. Check config.data and the names of OpenImages's files.")
+            raise missing_file(path)
     if not folder.is_dir():
-        raise DataError(f"There is no image folder {folder}. Check config.data.train_images and val_images.")
+        raise missing_folder(folder)
     if expand and hierarchy_json is None:
         raise DataError(f"{boxes_csv}: boxes can be expanded along a hierarchy only with its json: set hierarchy_json.")
-    files = _Files(Path(boxes_csv), Path(classes_csv), *map(_path, (labels_csv, hierarchy_json, sizes_csv)))
+    files = OpenImagesFiles(Path(boxes_csv), Path(classes_csv), *map(_path, (labels_csv, hierarchy_json, sizes_csv)))
     reader = f"openimages {folder.resolve()} {expand} {[file is not None for file in files]}"
     contents = cached(paths, reader, lambda: _parse(files, folder, expand))
     arrays, texts = dict(contents.arrays), contents.texts
@@ -88,6 +88,11 @@ def load_openimages(
         packed=contents.packed,
         **arrays,
     )
+
+
+def missing_file(path: Path) -> DataError:
+    """The error for a file of OpenImages that is not there."""
+    return DataError(f"There is no file {path}. Check config.data and the names of OpenImages's files.")
 
 
 def frequency_fifths(instance_counts: Int64[np.ndarray, "C"]) -> tuple[str, ...]:
@@ -138,7 +143,9 @@ def read_hierarchy(path: Path, keys: Sequence[str]) -> Bool[np.ndarray, "C C"]:
     return above
 
 
-class _Files(NamedTuple):
+class OpenImagesFiles(NamedTuple):
+    """The files of a split; None where there is none."""
+
     boxes: Path
     classes: Path
     labels: Path | None
@@ -146,7 +153,7 @@ class _Files(NamedTuple):
     sizes: Path | None
 
 
-def _parse(files: _Files, folder: Path, expand: bool) -> Contents:
+def _parse(files: OpenImagesFiles, folder: Path, expand: bool) -> Contents:
     keys, names = read_classes(files.classes)
     label_of = {key: label for label, key in enumerate(keys)}
     above = read_hierarchy(files.hierarchy, keys) if files.hierarchy else np.zeros((0, 0), bool)

@@ -9,7 +9,20 @@ import numpy as np
 
 from rog_jax.data.annotations import DataError
 
-Report = Callable[[DataError], None]
+
+class TableError(DataError):
+    """A line that is wrong, or one that is missing.
+
+    Attributes:
+        cause: what is wrong, in words that hold for every line of which the same is.
+    """
+
+    def __init__(self, cause: str, message: str):
+        super().__init__(message)
+        self.cause = cause
+
+
+Report = Callable[[TableError], None]
 """Told of each line that is wrong, which is then passed over."""
 _CORNERS = ("XMin", "YMin", "XMax", "YMax")
 _OVERHANG = 0.01
@@ -30,7 +43,7 @@ def read_classes(path: Path) -> tuple[list[str], list[str]]:
     return keys, [row[1] for row in rows]
 
 
-def raised(error: DataError) -> None:
+def raised(error: TableError) -> None:
     """A `Report` that stops at the first wrong line."""
     raise error
 
@@ -45,7 +58,7 @@ def read_boxes(
         try:
             label, is_group = _label(path, line, key, label_of), _is_one(path, line, group)
             sides = _sides(path, line, numbers)
-        except DataError as error:
+        except TableError as error:
             report(error)
             continue
         labels.append(label)
@@ -72,26 +85,34 @@ def read_labels(
         if key in label_of:
             try:
                 present = _is_one(path, line, confidence)
-            except DataError as error:
+            except TableError as error:
                 report(error)
                 continue
             found[present].extend((place_of.setdefault(image, len(place_of)), label_of[key]))
     return np.array(found[1], np.int64).reshape(-1, 2), np.array(found[0], np.int64).reshape(-1, 2)
 
 
-def read_sizes(path: Path, image_names: np.ndarray) -> np.ndarray:
-    """(height, width) in pixels of the images named, int32 [I, 2]."""
+def read_sizes(path: Path, image_names: np.ndarray, report: Report = raised) -> np.ndarray:
+    """(height, width) in pixels of the images named, int32 [I, 2]; zeros where there is none and `report` allows it."""
     sizes = {}
-    for line, (image, width, height, _) in _rows(path, ("ImageID", "Width", "Height"), ()):
-        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 2**31 and 0 < int(height) < 2**31):
-            raise DataError(f"{path}, line {line}: {width} x {height} is no size in pixels. Correct it.")
+    for line, (image, width, height, _) in _rows(path, ("ImageID", "Width", "Height"), (), report):
+        if not (_is_length(width) and _is_length(height)):
+            text = f"{path}, line {line}: {width} x {height} is no size in pixels. Correct it."
+            report(TableError("size that is no whole numbers", text))
+            continue
         size = (int(height), int(width))
         if sizes.setdefault(image, size) != size:
-            raise DataError(f"{path}, line {line}: {image} had another size in a line before. Remove one of them.")
+            text = f"{path}, line {line}: {image} had another size in a line before. Remove one of them."
+            report(TableError("second size of an image", text))
     missing = [name for name in image_names.tolist() if name not in sizes]
     if missing:
-        raise DataError(f"{path} has no size of {len(missing)} images, the first is {missing[0]}. Add their lines.")
-    return np.array([sizes[name] for name in image_names.tolist()], np.int32)
+        text = f"{path} has no size of {len(missing)} images, the first is {missing[0]}. Add their lines."
+        report(TableError("images without a size", text))
+    return np.array([sizes.get(name, (0, 0)) for name in image_names.tolist()], np.int32).reshape(-1, 2)
+
+
+def _is_length(text: str) -> bool:
+    return text.isdecimal() and len(text) < 11 and 0 < int(text) < 2**31
 
 
 def _rows(
@@ -112,7 +133,8 @@ def _rows(
         if not row:
             continue
         if len(row) != len(header):
-            report(DataError(f"{path}, line {line}: it has {len(row)} values for {len(header)} columns. Correct it."))
+            text = f"{path}, line {line}: it has {len(row)} values for {len(header)} columns. Correct it."
+            report(TableError("line of another length than the first", text))
             continue
         yield line, [*(row[column] for column in columns), "0" if extra is None else row[extra]]
 
@@ -135,11 +157,13 @@ def _sides(path: Path, line: int, numbers: list[str]) -> tuple[float, float, flo
     try:
         x1, y1, x2, y2 = (float(number) for number in numbers)
     except ValueError as error:
-        raise DataError(f"{path}, line {line}: the corners {numbers} are no numbers. Correct them.") from error
+        text = f"{path}, line {line}: the corners {numbers} are no numbers. Correct them."
+        raise TableError("corners that are no numbers", text) from error
     if not (_is_side(x1, x2) and _is_side(y1, y2)):
-        raise DataError(
+        raise TableError(
+            "corners outside the image or out of order",
             f"{path}, line {line}: the box {x1}, {y1}, {x2}, {y2} is not of shares from 0 to 1, the smaller first. "
-            "Correct it, or leave the line out."
+            "Correct it, or leave the line out.",
         )
     return x1, y1, x2, y2
 
@@ -152,7 +176,8 @@ def _is_side(low: float, high: float) -> bool:
 
 def _label(path: Path, line: int, key: str, label_of: dict[str, int]) -> int:
     if key not in label_of:
-        raise DataError(f"{path}, line {line}: {key!r} is no class of the list of classes. Give the list that fits.")
+        text = f"{path}, line {line}: {key!r} is no class of the list of classes. Give the list that fits."
+        raise TableError("class that is not listed", text)
     return label_of[key]
 
 
@@ -163,5 +188,6 @@ def _is_one(path: Path, line: int, text: str) -> bool:
     except ValueError:
         number = None
     if number not in (0, 1, -1):
-        raise DataError(f"{path}, line {line}: {text!r} is neither 0 nor 1. Correct it.")
+        message = f"{path}, line {line}: {text!r} is neither 0 nor 1. Correct it."
+        raise TableError("flag or confidence that is neither 0 nor 1", message)
     return number == 1

@@ -9,6 +9,7 @@ be simplified. Sets of LVIS's size can be made: of a drawn image only its annota
 """
 
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ class SyntheticSettings:
             if not 1 <= low <= high:
                 raise ValueError(f"{name} is {low} to {high}: the lower bound must be at least 1, the upper no lower.")
         for name in ("zipf", "seed", "polygon_error"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
         if not self.counts or min(self.counts) < 1:
             raise ValueError("counts must be a list of training image counts, each at least 1.")
         if not self.sprites and (self.train_styles or self.val_styles):

@@ -127,8 +127,8 @@ def _run(
         bar = stack.enter_context(tqdm(total=total, unit="image", desc="inference", disable=not progress))
         for batch, detections in itertools.chain([first], results):
             bar.update(recorder.write(batch, detections))
-    recorder.report(process_count)
-    return _join(recorder.folders, kinds, process_index, process_count, barrier)
+    recorder.report_unreadable()
+    return _join(recorder, kinds, process_index, process_count, barrier)
 
 
 def _one_behind(predict: Callable[[Batch], Detections], batches: Iterable[Batch]) -> Iterator[tuple[Batch, Detections]]:
@@ -144,17 +144,20 @@ def _one_behind(predict: Callable[[Batch], Detections], batches: Iterable[Batch]
 
 
 def _join(
-    folders: Sequence[Path],
+    recorder: "_Recorder",
     kinds: tuple[str, ...],
     process_index: int,
     process_count: int,
     barrier: Callable[[str], None],
 ) -> list[ResultPaths]:
+    folders = recorder.folders
     if process_count > 1:
+        recorder.save_written()
         barrier("results written")
     if process_index == 0:
         for folder, kind in itertools.product(folders, kinds):
             merge_shards(folder, kind, process_count)
+        recorder.report_missing()
     if process_count > 1:
         barrier("results joined")
     return [
@@ -221,14 +224,28 @@ class _Recorder:
             records = mask_records(image, image_id, self.category_ids, original_size, self.mask_threshold)
             writers["segm"].write(records)
 
-    def report(self, process_count: int) -> None:
-        """Says which images have no results: they count as images without a detection."""
+    def report_unreadable(self) -> None:
         if self.unreadable:
             logger.warning("%d images could not be read and have no detections.", self.unreadable)
+
+    def save_written(self) -> None:
+        """Leaves a note for the first host of the images that this one has written."""
+        np.save(self._note(self.process_index), self.written)
+
+    def report_missing(self) -> None:
+        """Says which images no host has written, by all hosts' notes: they count as images without a detection."""
+        if self.process_count > 1:
+            notes = [self._note(host) for host in range(self.process_count)]
+            self.written = np.any([np.load(note) for note in notes], axis=0)
+            for note in notes:
+                note.unlink()
         missing = np.flatnonzero(~self.written)
-        if process_count == 1 and missing.size:
+        if missing.size:
             some = ", ".join(str(image_id) for image_id in self.image_ids[missing[:5]])
             logger.warning("%d of %d images have no results (ids %s ...).", missing.size, self.written.size, some)
+
+    def _note(self, host: int) -> Path:
+        return self.folders[0] / f"written.shard-{host:05d}-of-{self.process_count:05d}.npy"
 
 
 def _local_rows(array: jax.Array | np.ndarray) -> np.ndarray:

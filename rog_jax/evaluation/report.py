@@ -48,7 +48,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: 0.6rem 0; } td, th { padding: 0.2rem 0.7rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr:nth-child(even) td { background: #f4f4f4; }
+th:first-child, td:first-child, .word { text-align: left; } tr:nth-child(even) td { background: #f4f4f4; }
 thead th { border-bottom: 2px solid #111; } img { max-width: 100%; } figure { margin: 0.5rem 0; }
 figcaption, .note { color: #444; font-size: 0.9rem; } pre { overflow-x: auto; background: #f4f4f4; padding: 0.7rem; }
 .sides { display: flex; gap: 2rem; flex-wrap: wrap; }
@@ -138,7 +138,7 @@ def _confusion(run: Evaluated) -> str:
         [names[str(pair["category_id"])], names[str(pair["taken_for"])], str(pair["objects"])]
         for pair in diagnosis["confused_categories"][:_CONFUSED]
     ]
-    return groups + (_table(["category", "taken for", "objects"], pairs) if pairs else "")
+    return groups + (_table(["category", "taken for", "objects"], pairs, words=2) if pairs else "")
 
 
 def _pictures(runs: Sequence[Evaluated]) -> str:
@@ -171,7 +171,7 @@ def _facts(run: Evaluated) -> str:
     training = dict(facts.pop("training", None) or {})
     config = training.pop("config", None)
     rows = [(name, value) for name, value in (facts | training).items() if name != "test"]
-    table = _table(["", ""], [[name, json.dumps(value)] for name, value in rows])
+    table = _table(["", ""], [[name, json.dumps(value)] for name, value in rows], words=2)
     folded = {"settings of the evaluation": facts.get("test"), "settings of the training": config}
     details = [
         f"<details><summary>{name}</summary><pre>{html.escape(json.dumps(value, indent=1))}</pre></details>"
@@ -192,9 +192,15 @@ def _figure(data: bytes, kind: str, text: str, caption: str) -> str:
     return f'<figure><img src="{source}" alt="{html.escape(text)}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table whose first columns, `words` of them, are text and the others numbers."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = [tag if place >= words or place == 0 else f'{tag} class="word"' for place in range(len(row))]
+        return "".join(f"<{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+
+    head = cells("th", header)
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

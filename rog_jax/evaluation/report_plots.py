@@ -33,15 +33,16 @@ _RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _RUN_HATCHES = ("", "//", "..", "xx")
 _WINDOW = 25  # categories in a running mean
 _PIXELS_PER_INCH = 110
+_LOWEST_TOP = 10  # AP in percent, of the axis of a run that has found next to nothing
 _WIDE = 50  # largest over smallest value of a logarithmic axis that has numbers enough
 
 
 def draw_all(runs: Sequence[Evaluated], folder: Path) -> dict[str, Path]:
-    """Writes every figure that the runs have data for as `NAME.png`; returns the paths by name."""
+    """Writes every figure that one of the runs has data for as `NAME.png`; returns the paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, (draw, has_data, shared) in _FIGURES.items():
-        if not all(map(has_data, runs)):
+        if not any(map(has_data, runs)):
             continue
         columns = 1 if shared else len(runs)
         figure = Figure(figsize=(6.2 * columns, 3.8), dpi=_PIXELS_PER_INCH, layout="constrained")
@@ -51,12 +52,18 @@ def draw_all(runs: Sequence[Evaluated], folder: Path) -> dict[str, Path]:
             draw(axes[0], runs)
         else:
             for ax, run in zip(axes, runs, strict=True):
-                draw(ax, run)
+                (draw if has_data(run) else _not_recorded)(ax, run)
                 if len(runs) > 1:
                     ax.set_title(run.name)
+            next(ax for ax in axes if ax.axison).tick_params(labelleft=True)  # the first may be empty
         paths[name] = folder / f"{name}.png"
         figure.savefig(paths[name])
     return paths
+
+
+def _not_recorded(ax: Axes, run: Evaluated) -> None:
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, "not recorded", ha="center", va="center", color="#444444", transform=ax.transAxes)
 
 
 def _ap_over_frequency(ax: Axes, run: Evaluated) -> None:
@@ -70,7 +77,8 @@ def _ap_over_frequency(ax: Axes, run: Evaluated) -> None:
         means = np.convolve(ap[order], np.ones(window) / window, "valid")
         at = np.convolve(images[order], np.ones(window) / window, "valid")
         ax.plot(np.maximum(at, 0.7), means, color="black", lw=1.5, label=f"mean of {window}")
-    ax.set(xlabel="training images of the category", ylabel="AP", ylim=(-2, 102))
+    _set_top(ax, min(max(1.25 * np.nanmax(ap, initial=0), _LOWEST_TOP), 102), bottom=-0.02)
+    ax.set(xlabel="training images of the category", ylabel="AP")
     ax.legend(fontsize=8)
 
 
@@ -80,7 +88,7 @@ def _norms_over_frequency(ax: Axes, run: Evaluated) -> None:
     values = np.array([norms.get(row["category_id"], np.nan) for row in run.categories], np.float64)
     _scatter_of_groups(ax, run, run.column("train_images"), values)
     ax.set(xlabel="training images of the category", ylabel="norm of the classifier's weights")
-    ax.set_ylim(0, 1.3 * np.nanmax(values, initial=0) or 1)
+    _set_top(ax, 1.3 * np.nanmax(values, initial=0) or 1)
     ax.legend(fontsize=8)
 
 
@@ -109,6 +117,13 @@ def _scatter_of_groups(ax: Axes, run: Evaluated, images: np.ndarray, values: np.
     ax.set_xscale("log")
     _plain_numbers(ax.xaxis)
     ax.grid(alpha=0.3)
+
+
+def _set_top(ax: Axes, top: float | int, bottom: float | int = 0) -> None:
+    """An axis from `bottom` (as a part of the top) to at least `top`: runs side by side share the largest."""
+    if not ax.get_autoscaley_on():  # another run's axis set it
+        top = max(top, ax.get_ylim()[1])
+    ax.set_ylim(bottom * top, top)
 
 
 def _plain_numbers(axis: Axis) -> None:

@@ -86,8 +86,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     if jax.process_index() != 0:
         return {}
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
-    folder, weights = workdir / "eval", classifier_facts(model, annotations)
-    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, weights)
+    folder, model_facts = workdir / "eval", classifier_facts(model, annotations)
+    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, model_facts)
     if config.test.pictures:
         keys = ("best_images", "worst_images")
         telling = [image for found in diagnosis.values() for key in keys for image in found[key]]
@@ -248,7 +248,7 @@ def write_figures(
     results: ResultPaths,
     folder: Path,
     facts: dict[str, Any],
-    weights: dict[str, dict[int, Any]] | None = None,
+    model_facts: dict[str, dict[int, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and diagnosis of results files by kind: printed as a table, and written as metrics.json, per_class.csv
     and diagnosis.json, with what `classifier_facts` says if it is given."""
@@ -273,7 +273,7 @@ def write_figures(
     if isinstance(truth, Annotations):
         paths.append(write_challenge_csv(truth, results.bbox, folder / "submission.csv"))
     if diagnosis:
-        content = {"schema": SCHEMA} | diagnosis | (weights or {})
+        content = {"schema": SCHEMA} | diagnosis | (model_facts or {})
         paths.append(write_json(folder / "diagnosis.json", content))
     for path in paths:
         print(path)

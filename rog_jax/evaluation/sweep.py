@@ -54,7 +54,9 @@ def sweep_run(
     """Runs a checkpoint once on the validation images and evaluates it for every K and every gamma.
 
     Results are written for the largest K, into `WORKDIR/eval/sweep/gamma_G`; a smaller K takes the best K of them, as
-    the detector itself would have. Each gamma does the reading of scores, the last NMS and the masks again, no more.
+    the detector itself would have. With views (`test.flip`, `test.scales`) that holds for the largest K alone: each
+    view gives the pool its best K, so that a detector of a smaller K would have pooled fewer. Each gamma does the
+    reading of scores, the last NMS and the masks again, no more.
 
     Args:
         config: as for `evaluate_run`; of `test`, `max_detections` and `norcal.gamma` are replaced.

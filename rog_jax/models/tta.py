@@ -22,7 +22,7 @@ from rog_jax.ops.nms import class_nms
 _SIDE_MULTIPLE = 32  # pixels, of a padded side: the coarsest stride of the backbone
 
 
-class View(NamedTuple):
+class AugmentedView(NamedTuple):
     """One way to look at an image.
 
     Attributes:
@@ -34,7 +34,7 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def views_of(test: ConfigDict | FrozenConfigDict) -> list[View]:
+def views_of(test: ConfigDict | FrozenConfigDict) -> list[AugmentedView]:
     """The views that `config.test.scales` and `config.test.flip` ask for.
 
     Raises:
@@ -43,15 +43,17 @@ def views_of(test: ConfigDict | FrozenConfigDict) -> list[View]:
     scales = [float(scale) for scale in test.scales]
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"config.test.scales={tuple(scales)}: give positive factors of the size, (1.0,) for it alone")
-    return [View(scale, mirrored) for scale in scales for mirrored in ((False, True) if test.flip else (False,))]
+    return [
+        AugmentedView(scale, mirrored) for scale in scales for mirrored in ((False, True) if test.flip else (False,))
+    ]
 
 
-def view_size(image_size: Float[Array, "B 2"], view: View) -> Float[Array, "B 2"]:
+def view_size(image_size: Float[Array, "B 2"], view: AugmentedView) -> Float[Array, "B 2"]:
     """(height, width) in whole pixels of each image as the view shows it."""
     return image_size if view.scale == 1 else jnp.maximum(jnp.round(image_size * view.scale), 1)
 
 
-def seen(batch: Batch, view: View) -> Batch:
+def seen(batch: Batch, view: AugmentedView) -> Batch:
     """The batch's images as the view shows them, in a padded shape of their own; the rest is as it was."""
     image, size = batch.image, view_size(batch.image_size, view)
     if view.scale != 1:
@@ -83,7 +85,7 @@ def _resized(
 
 
 def moved(
-    boxes: Float[Array, "B K 4"], size: Float[Array, "B 2"], new_size: Float[Array, "B 2"], view: View
+    boxes: Float[Array, "B K 4"], size: Float[Array, "B 2"], new_size: Float[Array, "B 2"], view: AugmentedView
 ) -> Float[Array, "B K 4"]:
     """Boxes from images of `size` into the view of `new_size`; or back, with the sizes exchanged."""
     if view.scale != 1:

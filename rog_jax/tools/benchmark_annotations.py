@@ -6,7 +6,8 @@
 `make` writes SCRATCH/annotations.json with the image and instance counts of each category in the list, on 100,170
 images unless told otherwise: about a gigabyte. All image records share a few small JPEGs. `measure` prints one json
 object: a first start that parses, a second that finds the parsed arrays, both in processes of their own, and the memory
-that a loader's worker processes have of their own, compared with workers of a data set of a few images.
+that a loader's worker processes have of their own, compared with workers of a data set of a few images and with an idle
+worker, which has loaded the same programs and reads nothing.
 """
 
 import argparse
@@ -137,6 +138,8 @@ def measure(folder: Path, workers: int = 2, batches: int = 50) -> dict[str, Any]
     own["workers"] = _in_process("workers", path, workers, batches)
     few = make([{"id": 1, "name": "thing", "image_count": 64, "instance_count": 640}], folder / "few", num_images=64)
     own["workers_of_few_images"] = _in_process("workers", few, workers, batches)
+    own["idle_worker"] = _in_process("idle")
+    own["worker_MB_more_than_idle"] = own["workers"]["worker_own_MB"] - own["idle_worker"]["worker_own_MB"]
     own["worker_MB_more"] = own["workers"]["worker_own_MB"] - own["workers_of_few_images"]["worker_own_MB"]
     return own
 
@@ -185,6 +188,26 @@ def worker_memory(annotations: Annotations, workers: int, batches: int) -> dict[
     return {"worker_own_MB": max(sizes), "workers": len(sizes), "images_read": batches * 16}
 
 
+def idle_memory() -> dict[str, float]:
+    """The unique set size of a process that was started as the loader's workers are, and does nothing."""
+    context = multiprocessing.get_context("spawn")
+    ready, end = context.Event(), context.Event()
+    worker = context.Process(target=_idle, args=(ready, end))
+    worker.start()
+    try:
+        if not ready.wait(timeout=300):
+            raise RuntimeError("the idle worker did not start within 300 seconds")
+        return {"worker_own_MB": _own_memory(worker.pid) / 1e6}
+    finally:
+        end.set()
+        worker.join()
+
+
+def _idle(ready: Any, end: Any) -> None:
+    ready.set()
+    end.wait()
+
+
 def _own_memory(pid: int) -> int:
     """Bytes that no other process maps."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -204,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     writer.add_argument("--out", type=Path, required=True)
     writer.add_argument("--images", type=int, default=LVIS_IMAGES)
     parts.add_parser("measure").add_argument("folder", type=Path)
+    parts.add_parser("idle")
     parts.add_parser("start").add_argument("path", type=Path)
     reader = parts.add_parser("workers")
     reader.add_argument("path", type=Path)
@@ -216,6 +240,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(measure(given.folder), indent=2))
     elif given.part == "start":
         print(json.dumps(start(given.path)))
+    elif given.part == "idle":
+        print(json.dumps(idle_memory()))
     else:
         annotations = load_lvis(given.path, given.path.parent / "images")
         print(json.dumps(worker_memory(annotations, given.workers, given.batches)))

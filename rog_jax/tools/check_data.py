@@ -5,8 +5,8 @@ examples:
   python -m rog_jax.tools.check_data --config configs/lvis_r50.py --split val --decode
 
 One pass over annotations and images: records that are broken, ids used twice, boxes and outlines that do not fit, image
-files that are missing or of another size; then the categories, their groups and the memory that a run will take. The
-exit status is 1 if anything was found that is an error.
+files that are missing or of another size; then the categories, their groups and the memory that the annotations take
+(not what else a run holds). The exit status is 1 if anything was found that is an error.
 """
 
 import argparse
@@ -20,20 +20,19 @@ import numpy as np
 
 from configs import common
 from rog_jax.data import Annotations, DataError, load_split
-from rog_jax.data.inspection import (
-    Findings,
-    inspect_annotations,
-    inspect_images,
-    inspect_json,
-    inspect_openimages,
-    packed_bytes,
-)
+from rog_jax.data.findings import Findings
+from rog_jax.data.inspection import inspect_annotations, inspect_json, packed_bytes
+from rog_jax.data.inspection_images import ListedImages, inspect_images, inspect_listed
+from rog_jax.data.inspection_openimages import inspect_openimages
+from rog_jax.data.openimages import OpenImagesFiles
+from rog_jax.data.sources import frequency_limits
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
 COLOURS = {"r": "#c03028", "c": "#e0a020", "f": "#30903c", "1": "#c03028", "2": "#e07028", "3": "#e0a020",
            "4": "#90a028", "5": "#30903c"}  # fmt: skip
+HATCHES = {"r": "xx", "c": "//", "f": "", "1": "xx", "2": "..", "3": "//", "4": "--", "5": ""}
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
@@ -49,22 +48,37 @@ def check(data, split: str, decode_all: bool = False) -> tuple[Findings, Annotat
         ValueError: config.data names no source or format that there is.
     """
     findings = Findings()
+    listed = _inspect_files(data, split, findings)
     try:
-        if not data.source and data.format in ("lvis", "coco"):
-            inspect_json(Path(data[f"{split}_json"]), findings)
-        elif not data.source and data.format == "openimages":
-            files = data[f"{split}_json"], data.openimages.classes_csv, data.openimages[f"{split}_labels_csv"]
-            if all(Path(name).is_file() for name in files if name) and files[1]:  # otherwise load_split says which
-                boxes, classes, labels = (Path(name) if name else None for name in files)
-                inspect_openimages(boxes, classes, labels, findings)
         annotations = load_split(data, split)
     except DataError as error:
-        if not findings.errors:  # otherwise it is one of those
+        if not findings.says(str(error)):
             findings.error("cannot be loaded", str(error))
+        if listed is not None and not data[f"{split}_packed"]:
+            inspect_listed(listed, Path(data[f"{split}_images"]), findings, decode_all)
         return findings, None
     inspect_annotations(annotations, findings)
     inspect_images(annotations, findings, decode_all)
     return findings, annotations
+
+
+def _inspect_files(data, split: str, findings: Findings) -> ListedImages | None:
+    """Checks every record of a split's annotation files; the images that they list, None where nothing tells them."""
+    if data.source:
+        return None
+    path = Path(data[f"{split}_json"])
+    if data.format == "openimages":
+        options = data.openimages
+        others = options[f"{split}_labels_csv"], options.hierarchy_json, options[f"{split}_sizes_csv"]
+        names = (options.classes_csv, *others)
+        return inspect_openimages(OpenImagesFiles(path, *(Path(name) if name else None for name in names)), findings)
+    if data.format not in ("lvis", "coco") or not path.is_file():  # load_split says so
+        return None
+    try:
+        return inspect_json(path, findings, frequency_limits(data))
+    except DataError as error:
+        findings.error("file that cannot be read", str(error))
+        return None
 
 
 def summary(annotations: Annotations) -> list[str]:
@@ -96,7 +110,7 @@ def _size(annotations: Annotations, place: int) -> str:
 
 
 def plot_tail(annotations: Annotations, path: Path) -> None:
-    """Images of each category, most frequent first, on a logarithmic axis, coloured by group."""
+    """Images of each category, most frequent first, on a logarithmic axis, coloured and hatched by group."""
     order = np.argsort(-annotations.image_counts, kind="stable")
     figure, axes = pyplot.subplots(figsize=(9, 3.5))
     groups = np.array(annotations.frequencies)[order]
@@ -104,7 +118,8 @@ def plot_tail(annotations: Annotations, path: Path) -> None:
     for group in dict.fromkeys(groups.tolist()):
         places = np.flatnonzero(groups == group)
         name = f"{GROUP_NAMES.get(group, f'group {group}')}: {len(places)}"
-        axes.bar(places, np.maximum(counts[places], 0.5), width=1.0, color=COLOURS[group], label=name)
+        style = {"color": COLOURS[group], "hatch": HATCHES[group], "edgecolor": "white", "linewidth": 0}
+        axes.bar(places, np.maximum(counts[places], 0.5), width=1.0, label=name, **style)
     axes.set(xlabel="category, by falling number of images", ylabel="images", yscale="log")
     axes.set(xlim=(-0.5, len(order) - 0.5), ylim=(0.5, None), title=f"{annotations.num_images} images")
     axes.legend()

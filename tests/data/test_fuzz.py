@@ -4,6 +4,7 @@ The few examples of the normal run become 1,000 of each kind under `pytest -m sl
 """
 
 import copy
+import csv
 import json
 import re
 import string
@@ -269,6 +270,54 @@ def read_csv_or_refuse(folder: Path, file: tuple[str, bytes]) -> None:
         assert ((labels >= 0) & (labels < classes)).all()
     assert annotations.ancestors.shape == (classes, classes)
     assert not annotations.ancestors.diagonal().any()
+    as_tabled(annotations, folder, sizes_given=file[0] == "sizes.csv")
+
+
+def dict_rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a table by the names of its columns, as another reader has them."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        return [row for row in rows if any(value for value in row.values())]
+
+
+def as_tabled(annotations: Annotations, folder: Path, sizes_given: bool) -> None:
+    """Images, boxes, classes, groups, labels and sizes are those of the lines of the tables."""
+    with (folder / "class-descriptions-boxable.csv").open(encoding="utf-8-sig", newline="") as file:
+        named = [row for row in csv.reader(file) if row]
+    named = named[1:] if named[0][0] == "LabelName" else named
+    assert annotations.category_keys == tuple(row[0] for row in named)
+    assert annotations.category_names == tuple(row[1] for row in named)
+    names = [Path(name).stem for name in annotations.file_names.tolist()]
+    keys = annotations.category_keys
+    boxes = dict_rows(folder / "boxes.csv")
+    read = sorted(
+        (names[image], keys[annotations.labels[obj]], bool(annotations.crowd[obj]), *annotations.boxes[obj].tolist())
+        for obj, image in enumerate(annotations.images_of_objects)
+    )
+    size_of = {name: annotations.image_sizes[image].tolist() for image, name in enumerate(names)}
+    tabled = sorted(
+        (row["ImageID"], row["LabelName"], is_one(row.get("IsGroupOf")), *pixels(row, size_of)) for row in boxes
+    )
+    assert [row[:3] for row in read] == [row[:3] for row in tabled]
+    np.testing.assert_allclose([row[3:] for row in read], [row[3:] for row in tabled], rtol=1e-5, atol=1e-4)
+    verified = [row for row in dict_rows(folder / "human-imagelabels.csv") if row["LabelName"] in keys]
+    for present, labels_of in ((True, annotations.positive_categories), (False, annotations.negative_categories)):
+        read = {(names[image], keys[label]) for image in range(len(names)) for label in labels_of(image)}
+        assert read == {(r["ImageID"], r["LabelName"]) for r in verified if is_one(r["Confidence"]) == present}
+    assert set(names) == {row["ImageID"] for row in (*boxes, *verified)}
+    if sizes_given:
+        sizes = {row["ImageID"]: [int(row["Height"]), int(row["Width"])] for row in dict_rows(folder / "sizes.csv")}
+        assert size_of == {name: sizes[name] for name in names}
+
+
+def is_one(text: str | None) -> bool:
+    return text is not None and float(text) == 1
+
+
+def pixels(row: dict[str, str], size_of: dict[str, list[int]]) -> list[float]:
+    height, width = size_of[row["ImageID"]]
+    x1, y1, x2, y2 = (float(row[name]) for name in ("XMin", "YMin", "XMax", "YMax"))
+    return np.clip([x1 * width, y1 * height, x2 * width, y2 * height], 0, [width, height] * 2).tolist()
 
 
 @given(damaged_csv())

@@ -189,7 +189,12 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     ) as run:
         pids = [int(pid) for pid in run.stdout.readline().split()]
         assert len(pids) == 1
-        run.stdout.read()  # ends when no process holds the pipe any more
+        try:
+            run.communicate(timeout=60)  # ends when no process holds the pipe any more
+        except subprocess.TimeoutExpired:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            pytest.fail(f"the workers {pids} outlive their run")
     assert run.returncode == -signal.SIGKILL
 
 

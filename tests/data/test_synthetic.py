@@ -300,8 +300,9 @@ def test_simplified_polygons_stay_close_and_nothing_else_changes(small, tmp_path
         one, other = (polygons_to_mask(annotation["segmentation"], 96, 112) for annotation in (a, b))
         overlaps.append((one & other).sum() / (one | other).sum())
     assert np.mean(overlaps) > 0.9
-    with pytest.raises(ValueError, match="polygon_error is -1"):
-        SyntheticSettings(polygon_error=-1.0)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"polygon_error is {wrong}"):
+            SyntheticSettings(polygon_error=wrong)
 
 
 def test_federated_labels(tmp_path):

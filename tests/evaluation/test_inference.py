@@ -102,6 +102,18 @@ def test_hosts_write_their_parts_and_the_first_joins_them(annotations, tmp_path)
         assert paths.bbox.is_file() == (host == 0)
     assert [record["image_id"] for record in json.loads(paths.bbox.read_text())] == [11, 12]
     assert [name for _, name in barriers] == ["results written", "results joined"] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results_bbox.json", "results_segm.json"]
+
+
+@pytest.mark.parametrize(("first", "second", "said"), [([1, -1], [1, -1], ["11"]), ([0, -1], [1, -1], [])])
+def test_the_first_of_several_hosts_says_what_no_host_has_written(annotations, tmp_path, caplog, first, second, said):
+    for host, batch in ((1, second), (0, first)):
+        arguments = {"process_index": host, "process_count": 2, "progress": False, "barrier": lambda name: None}
+        run_inference(make_predict(masks=False), [make_batch(batch)], annotations, tmp_path, **arguments)
+        assert bool(caplog.records) == (host == 0 and bool(said))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"1 of 2 images have no results (ids {ids} ...)." for ids in said
+    ]
 
 
 def test_memory_does_not_grow_with_the_data_set(case, tmp_path):

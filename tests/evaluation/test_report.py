@@ -111,6 +111,47 @@ def test_what_the_classifier_says_is_drawn_where_known(runs, tmp_path):
     assert "How hard training pulled each category" in text
 
 
+@pytest.mark.parametrize("without", [0, 1])
+def test_what_one_of_two_runs_lacks_is_an_empty_panel(runs, tmp_path, monkeypatch, without):
+    path = runs[1 - without] / "eval" / "diagnosis.json"
+    diagnosis = json.loads(path.read_text())
+    norms = {str(category): 1.0 for category in range(6)}
+    path.write_text(json.dumps(diagnosis | {"classifier_norms": norms}))
+    figures, save = {}, Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, to: figures.setdefault(to.stem, self) and save(self, to))
+    text = write_report(runs, tmp_path / "compare.html").read_text()
+    path.write_text(json.dumps(diagnosis))
+    assert "Norms of the classifier" in text
+    assert "gradients_over_frequency" not in figures
+    panels = figures["norms_over_frequency"].axes
+    assert [[said.get_text() for said in panel.texts] for panel in panels] == [
+        ["not recorded"] if place == without else [] for place in range(2)
+    ]
+    assert [panel.get_title() for panel in panels] == [run.name for run in runs]
+    shown = panels[1 - without].yaxis.get_major_ticks()[0]
+    assert shown.label1.get_visible()
+
+
+def test_runs_side_by_side_share_the_larger_axis(runs, tmp_path, monkeypatch):
+    kept = []
+    for run, norm in zip(runs, (8.0, 1.0), strict=True):
+        path = run / "eval" / "diagnosis.json"
+        kept.append((path, path.read_text()))
+        norms = {str(category): norm for category in range(6)}
+        path.write_text(json.dumps(json.loads(kept[-1][1]) | {"classifier_norms": norms}))
+    figures, save = {}, Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, to: figures.setdefault(to.stem, self) and save(self, to))
+    write_report(runs, tmp_path / "compare.html")
+    for path, text in kept:
+        path.write_text(text)
+    for panel in figures["norms_over_frequency"].axes:
+        assert panel.get_ylim() == pytest.approx((0, 1.3 * 8))
+    (low, high) = figures["ap_over_frequency"].axes[0].get_ylim()
+    best = max(100 * np.nanmax(run.column("segm_AP")) for run in read_runs(runs))
+    assert low < 0
+    assert best < high <= 102
+
+
 def test_ratios_of_gradients_worked_out_by_hand(runs):
     run = read_runs(runs[1:])[0]
     sums = {"0": (0.0, 2.0), "1": (1.0, 4.0), "2": (3.0, 1.0), "3": (0.0, 0.0)}

@@ -40,11 +40,15 @@ def untrained(monkeypatch):
     monkeypatch.setattr(sweep, "evaluated_model", model)
 
 
-def test_one_pass_serves_every_k_and_gamma(config, untrained, tmp_path, capsys):
+@pytest.mark.parametrize("flip", [False, True])
+def test_one_pass_serves_every_k_and_gamma(config, untrained, tmp_path, capsys, flip):
+    """Also with views; there, what is written for the largest K is that K's, and smaller ones take the best of it."""
+    config = config.copy_and_resolve_references()
+    config.test.flip = flip
     rows = sweep.sweep_run(config, tmp_path, caps=(2, 7), gammas=(0.0, 2.0))
     table = capsys.readouterr().out
     single = config.copy_and_resolve_references()
-    single.test.max_detections, single.test.written_detections = 2, 7
+    single.test.max_detections, single.test.written_detections = (7, 0) if flip else (2, 7)
     single.test.norcal.gamma = 2.0
     metrics = run.evaluate_run(single, tmp_path)
     truth = load_truth(config.data.val_json)
@@ -58,7 +62,8 @@ def test_one_pass_serves_every_k_and_gamma(config, untrained, tmp_path, capsys):
         assert swept.category_ids.tolist() == alone.category_ids.tolist()
         assert swept.boxes == pytest.approx(alone.boxes, abs=1e-2)
         assert swept.scores == pytest.approx(alone.scores, rel=1e-5)
-        of_row = next(r for r in rows if (r["kind"], r["gamma"], r["max_detections"]) == (kind, 2.0, 2))
+        cap = single.test.max_detections
+        of_row = next(r for r in rows if (r["kind"], r["gamma"], r["max_detections"]) == (kind, 2.0, cap))
         assert metrics[kind]["AP"] == pytest.approx(of_row["AP"], abs=1e-6)
         assert plain.category_ids.tolist() != swept.category_ids.tolist()  # gamma does something
     assert [(row["kind"], row["gamma"], row["max_detections"]) for row in rows] == [

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from rog_jax.models.recipe import with_recipe
-from rog_jax.models.tta import View, moved, pooled, seen, view_size, views_of
+from rog_jax.models.tta import AugmentedView, moved, pooled, seen, view_size, views_of
 from rog_jax.training.config import check_config
 from rog_jax.training.state import ModelDefinition
 from tests.models.test_detector import build, images, make_config
 from tests.reference import ops as reference
 from tests.tiny import tiny_config
 
-VIEWS = [View(1.0, False), View(1.0, True), View(1.5, False), View(1.5, True)]
+VIEWS = [AugmentedView(1.0, False), AugmentedView(1.0, True), AugmentedView(1.5, False), AugmentedView(1.5, True)]
 
 
 def test_views_that_a_config_asks_for():
@@ -32,7 +32,7 @@ def test_views_that_a_config_asks_for():
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.3])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_an_image_is_shown_as_opencv_shows_it(scale, mirrored):
-    batch, view = images(0, 1), View(scale, mirrored)
+    batch, view = images(0, 1), AugmentedView(scale, mirrored)
     shown = jax.jit(functools.partial(seen, view=view))(batch)
     assert shown.image.shape[1:3] == tuple(-(-int(64 * scale) // 32) * 32 for _ in range(2))
     for row, (height, width) in enumerate(batch.image_size.astype(int)):
@@ -46,7 +46,7 @@ def test_an_image_is_shown_as_opencv_shows_it(scale, mirrored):
 
 def test_boxes_worked_out_by_hand_and_back():
     size, boxes = np.float32([[40, 50]]), np.float32([[[10, 4, 30, 20]]])
-    view = View(0.5, True)
+    view = AugmentedView(0.5, True)
     small = np.asarray(view_size(size, view))
     np.testing.assert_allclose(moved(boxes, size, small, view), [[[25 - 15, 2, 25 - 5, 10]]])
     np.testing.assert_allclose(moved(moved(boxes, size, small, view), small, size, view), boxes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rog_jax.data import load_lvis
-from rog_jax.tools.benchmark_annotations import make, start, worker_memory
+from rog_jax.tools.benchmark_annotations import idle_memory, make, start, worker_memory
 
 CATEGORIES = [
     {"id": 3, "name": "bottle", "frequency": "r", "image_count": 7, "instance_count": 30},
@@ -37,3 +37,5 @@ def test_memory_of_workers(tmp_path):
     figures = worker_memory(annotations, workers=1, batches=2)
     assert figures["workers"] == 1
     assert 10 < figures["worker_own_MB"] < 2000
+    idle = idle_memory()["worker_own_MB"]
+    assert 10 < idle < 2000

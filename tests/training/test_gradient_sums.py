@@ -49,13 +49,31 @@ def test_the_steps_sums_are_those_of_the_joined_batch(classification, ranking):
     assert (after[1] > 0).any(axis=1).all()
 
 
-def sums_by_hand(config) -> np.ndarray:
-    """The naive twin on the gradient by an offset that is added to the logits, on one device."""
-    definition, mesh = ModelDefinition(config, STATISTICS), data_mesh(jax.devices()[:1])
-    batch, key = jax.device_put(random_batch(0)), jax.random.fold_in(jax.random.key(config.train.seed), 0)
+def test_sums_where_each_device_ranks_its_own_rows():
+    """The default scope: the loss is the mean over devices, and so is what they sum up."""
+    config = tiny_config()
+    assert config.loss.gap.scope == "device"
+    config.loss.gap.weight, config.train.gradient_sums = 1.0, True
+    step, start, mesh = build_from(config, 8)
+    state, _ = step(start(), to_devices(random_batch(0), mesh))
+    first = jax.device_get(state.gradients)
+    np.testing.assert_allclose(first, sums_by_hand(config, 8), rtol=1e-3)
+    assert (first > 0).any(axis=1).all()
+
+    kernel = state.trainable["box_head"]["classifier"]["kernel"]
+    state.trainable["box_head"]["classifier"]["kernel"] = kernel.at[0, 0].set(np.inf)
+    state, metrics = step(state, to_devices(random_batch(0), mesh))
+    assert float(metrics["finite"]) == 0
+    np.testing.assert_array_equal(jax.device_get(state.gradients), first)
+
+
+def sums_by_hand(config, devices: int = 1) -> np.ndarray:
+    """The naive twin on the gradient by an offset that is added to the logits, the mean over devices."""
+    definition, mesh = ModelDefinition(config, STATISTICS), data_mesh(jax.devices()[:devices])
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
     model = definition.merge(*definition.initial)
 
-    def total(offset):
+    def total(offset, batch):
         labels = []
         plain = type(model).train_outputs
 
@@ -73,11 +91,11 @@ def sums_by_hand(config) -> np.ndarray:
     columns = definition.loss.num_outputs
     offset = jnp.zeros((8, config.roi.samples, columns))
     mapped = jax.shard_map(
-        lambda offset: jax.grad(total, has_aux=True)(offset),
+        jax.grad(total, has_aux=True),
         mesh=mesh,
-        in_specs=PartitionSpec(AXIS),
+        in_specs=(PartitionSpec(AXIS), PartitionSpec(AXIS)),
         out_specs=PartitionSpec(AXIS),
         check_vma=False,
     )
-    gradient, labels = jax.device_get(jax.jit(mapped)(offset))
-    return gradient_sums(gradient.reshape(-1, columns), labels.reshape(-1), NUM_CLASSES)
+    gradient, labels = jax.device_get(jax.jit(mapped)(offset, to_devices(random_batch(0), mesh)))
+    return gradient_sums(gradient.reshape(-1, columns) / devices, labels.reshape(-1), NUM_CLASSES)
