@@ -33,7 +33,8 @@ _RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _RUN_HATCHES = ("", "//", "..", "xx")
 _WINDOW = 25  # categories in a running mean
 _PIXELS_PER_INCH = 110
-_LOWEST_TOP = 10  # AP in percent, of the axis of a run that has found next to nothing
+_LOW_AP = 40  # percent: the axis of AP goes to 100 only if a category is above this
+_LOWEST_TOP = 10  # percent, of the axis of a run that has found next to nothing
 _WIDE = 50  # largest over smallest value of a logarithmic axis that has numbers enough
 
 
@@ -77,7 +78,8 @@ def _ap_over_frequency(ax: Axes, run: Evaluated) -> None:
         means = np.convolve(ap[order], np.ones(window) / window, "valid")
         at = np.convolve(images[order], np.ones(window) / window, "valid")
         ax.plot(np.maximum(at, 0.7), means, color="black", lw=1.5, label=f"mean of {window}")
-    _set_top(ax, min(max(1.25 * np.nanmax(ap, initial=0), _LOWEST_TOP), 102), bottom=-0.02)
+    best = np.nanmax(ap, initial=0)
+    _set_top(ax, 102 if best > _LOW_AP else max(1.25 * best, _LOWEST_TOP), bottom=-0.02)
     ax.set(xlabel="training images of the category", ylabel="AP")
     ax.legend(fontsize=8)
 

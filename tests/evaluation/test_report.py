@@ -15,7 +15,7 @@ from rog_jax.evaluation.lvis import read_both
 from rog_jax.evaluation.pictures import picture_name
 from rog_jax.evaluation.report import write_report
 from rog_jax.evaluation.report_data import read_runs
-from rog_jax.evaluation.report_plots import _gradients_over_frequency
+from rog_jax.evaluation.report_plots import _ap_over_frequency, _gradients_over_frequency
 from rog_jax.evaluation.run import evaluate_results
 from tests.evaluation.cases import random_case, written
 from tests.evaluation.test_analysis import scene
@@ -146,10 +146,20 @@ def test_runs_side_by_side_share_the_larger_axis(runs, tmp_path, monkeypatch):
         path.write_text(text)
     for panel in figures["norms_over_frequency"].axes:
         assert panel.get_ylim() == pytest.approx((0, 1.3 * 8))
-    (low, high) = figures["ap_over_frequency"].axes[0].get_ylim()
+    low, high = figures["ap_over_frequency"].axes[0].get_ylim()
     best = max(100 * np.nanmax(run.column("segm_AP")) for run in read_runs(runs))
-    assert low < 0
-    assert best < high <= 102
+    assert (low, high) == pytest.approx((-2.04, 102) if best > 40 else (-0.025 * best, 1.25 * best))
+
+
+@pytest.mark.parametrize(("best", "top"), [(0.41, 102), (0.32, 40), (0.04, 10), (0, 10)])
+def test_the_axis_of_ap_fits_runs_that_find_little(runs, best, top):
+    run = read_runs(runs[:1])[0]
+    for row in run.categories:
+        row["segm_AP"] = "0"
+    run.categories[0]["segm_AP"] = str(best)
+    ax = Figure().subplots()
+    _ap_over_frequency(ax, run)
+    assert ax.get_ylim() == pytest.approx((-0.02 * top, top))
 
 
 def test_ratios_of_gradients_worked_out_by_hand(runs):

@@ -40,7 +40,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr(sweep, "evaluated_model", model)
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_pass_serves_every_k_and_gamma(config, untrained, tmp_path, capsys, flip):
     """Also with views; there, what is written for the largest K is that K's, and smaller ones take the best of it."""
     config = config.copy_and_resolve_references()
