@@ -49,7 +49,7 @@ def run(devices: int, steps: int = 2, **gap):
     return jax.device_get(state), history
 
 
-@pytest.mark.parametrize("variant", ["paper", "published"])
+@pytest.mark.parametrize("variant", [pytest.param("paper", marks=pytest.mark.slow), "published"])
 def test_eight_devices_equal_one(variant):
     one, history_one = run(1, scope="global", variant=variant)
     eight, history_eight = run(8, scope="global", variant=variant)
@@ -143,8 +143,12 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     after, metrics = step(poisoned, to_devices(random_batch(0), mesh))
     assert float(metrics["finite"]) == 0
     assert int(after.step) == 1
-    for a, b in zip(jax.tree.leaves(before)[1:], jax.tree.leaves(jax.device_get(after))[1:], strict=True):
-        np.testing.assert_array_equal(a, b)
+    after = jax.device_get(after)
+    for a, b in zip(jax.tree.leaves(before)[1:], jax.tree.leaves(after)[1:], strict=True):
+        if any(a is count for count in jax.tree.leaves(before.optimizer)) and np.issubdtype(a.dtype, np.integer):
+            assert b == a + 1  # the schedule goes on with the steps
+        else:
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
