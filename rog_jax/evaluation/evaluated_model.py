@@ -42,13 +42,23 @@ def evaluated_model(
     return trained_model(config, workdir, annotations, step)
 
 
-def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None) -> EvaluatedModel:
-    """The model of a run's checkpoint, whatever devices it was trained on: parameters are all that is read."""
+def trained_model(
+    config: ConfigDict, workdir: Path, annotations: Annotations | None, step: int | None
+) -> EvaluatedModel:
+    """The model of a run's checkpoint, whatever devices it was trained on: parameters are all that is read.
+
+    Without annotations its categories are not compared with any.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is another model's.
+        DataError: its categories are not those of the annotations.
+    """
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
-    check_categories(annotations, about["category_ids"])
+    if annotations is not None:
+        check_categories(annotations, about["category_ids"])
     config = with_settings(config, about.get("conventions") or {}, str(workdir))
-    config.model.num_classes = config.model.num_classes or annotations.num_classes
+    config.model.num_classes = config.model.num_classes or len(about["category_ids"])
     statistics = about.get("statistics")  # runs of the first versions have none, and their losses need none
     config, definition = untrained(config, None if statistics is None else ClassStatistics.from_json(statistics))
     definition.initial = restored(definition.initial, checkpoints.parameters(step), str(workdir))

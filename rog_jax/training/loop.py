@@ -255,6 +255,8 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
     return {
         "config": json.loads(config.to_json()),
         "category_ids": np.asarray(annotations.category_ids).tolist(),
+        "category_names": list(annotations.category_names),
+        "category_groups": list(annotations.frequencies),
         "statistics": ClassStatistics.of(annotations)._asdict(),
         "commit": git_commit(),
         "jax": jax.__version__,
