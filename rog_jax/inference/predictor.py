@@ -21,6 +21,7 @@ from rog_jax.evaluation.norcal import score_function
 from rog_jax.evaluation.results import to_original
 from rog_jax.inference.loading import Loaded, load
 from rog_jax.inference.predictions import Predictions
+from rog_jax.models.detector import ScoreFunction
 from rog_jax.training.checkpoint import CheckpointError
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
@@ -56,7 +57,7 @@ class Predictor:
         self.config, self.batch_size = model.config, model.config.test.batch_size
         self._settings = ExampleSettings.testing(self.config.data)
         self._state, self._mesh = model.state, data_mesh()
-        self._predict = make_predict_step(model.definition, self._mesh, _scores(loaded))
+        self._predict = make_predict_step(model.definition, self._mesh, scores_of(loaded))
 
     @classmethod
     def from_checkpoint(
@@ -234,8 +235,12 @@ def _checked(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     return image, image.shape[:2]
 
 
-def _scores(loaded: Loaded) -> Any:
-    """NorCal's scores where the config asks for them."""
+def scores_of(loaded: Loaded) -> ScoreFunction | None:
+    """NorCal's scores where the config asks for them, None for the loss's own.
+
+    Raises:
+        CheckpointError: the detector does not know the training images of each category.
+    """
     definition, norcal = loaded.model.definition, loaded.model.config.test.norcal
     if norcal.gamma and definition.statistics is None:
         raise CheckpointError(
