@@ -12,14 +12,12 @@ Example:
 """
 
 import argparse
-import importlib.util
 import json
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,6 +33,7 @@ from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
 from rog_jax.tools.benchmark_losses import benchmark_losses
 from rog_jax.tools.benchmark_ranking import benchmark_ranking
+from rog_jax.tools.recipe_file import load_config
 from rog_jax.training import runtime
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
@@ -131,15 +130,6 @@ def _memory(compiled: Any) -> dict[str, int]:
     analysis = compiled.memory_analysis()
     names = ("argument_size_in_bytes", "output_size_in_bytes", "alias_size_in_bytes", "temp_size_in_bytes")
     return {name.removesuffix("_in_bytes"): getattr(analysis, name) for name in names}
-
-
-def load_config(path: str) -> ConfigDict:
-    """The config of a recipe's file; `FILE.py:VARIANT` is understood as in train.py."""
-    file, _, variant = path.partition(":")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
 
 
 def main() -> None:

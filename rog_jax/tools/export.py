@@ -31,6 +31,7 @@ from rog_jax.data.transforms import ExampleSettings, empty_example
 from rog_jax.inference.loading import Loaded, load
 from rog_jax.inference.predictor import scores_of
 from rog_jax.tools.predict import settings
+from rog_jax.tools.recipe_file import load_config
 from rog_jax.training import runtime
 from rog_jax.training.checkpoint import flattened
 
@@ -161,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     runtime.start()
     try:
+        if options.config:
+            load_config(options.config)
         overrides = settings(options.set)
         loaded = load(options.checkpoint, options.step, jax.device_count(), options.names, overrides)
         programs = export_detector(

@@ -13,7 +13,6 @@ Each line of the recipe says why. It is yours to change: configs/common.py has e
 """
 
 import argparse
-import importlib.util
 import json
 import logging
 import sys
@@ -27,6 +26,7 @@ from configs import common
 from rog_jax.data import Annotations
 from rog_jax.tools.check_data import check, summary
 from rog_jax.tools.proposal import Machine, Setting, propose
+from rog_jax.tools.recipe_file import load_config
 from rog_jax.training.config import check_config
 
 WIDTH = 120
@@ -76,7 +76,7 @@ def new_config(given: argparse.Namespace) -> Path:
     settings = [*paths(data, given.weights), *propose(train, machine_of(given), masks, bool(given.weights))]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(recipe(settings, train, out), encoding="utf-8")
-    check_config(load(out), machine_of(given).devices)
+    check_config(load_config(out), machine_of(given).devices)
     return out
 
 
@@ -131,14 +131,6 @@ def recipe(settings: list[Setting], train: Annotations, out: Path) -> str:
             reason = ""
         lines.append(line + (f"  # {reason}" if reason else ""))
     return "\n".join([lines[0].rstrip("\n"), *lines[1:], "    return config", ""])
-
-
-def load(path: Path) -> ConfigDict:
-    """The config of a recipe's file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

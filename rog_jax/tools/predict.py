@@ -35,6 +35,7 @@ from rog_jax.data.annotations import DataError
 from rog_jax.data.images import read_picture
 from rog_jax.evaluation.results import ImageDetections, ResultWriter, box_records, mask_records, merge_shards
 from rog_jax.inference import Predictions, Predictor
+from rog_jax.tools.recipe_file import load_config
 from rog_jax.training import runtime
 from rog_jax.training.out_of_memory import OutOfMemory
 
@@ -241,6 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     runtime.start()
     try:
+        if options.config:
+            load_config(options.config)
         pictures = find_pictures(options.pictures)
         predictor = Predictor.from_checkpoint(
             options.checkpoint,

@@ -27,7 +27,7 @@ CHOICES = {
     "roi.predictor": ("auto", "linear", "normed"),
     "roi.mask_predictor": ("auto", "conv", "normed"),
     "roi.init": ("auto", "mmdet", "pytorch"),
-    "loss.classification": tuple(CLASSIFICATION_LOSSES),
+    "loss.classification": CLASSIFICATION_LOSSES,  # and what a recipe of the user's adds to it
     "loss.ranking": ("none", "gap", "ap", "rank_sort"),
     "loss.gap.variant": ("paper", "published"),
     "loss.gap.method": ("auto", "interval", "dense"),

@@ -11,6 +11,7 @@ from rog_jax.data.plan import TrainPlan, eval_batches
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.tools import new_config, proposal
 from rog_jax.tools.proposal import Machine, batch_size, propose
+from rog_jax.tools.recipe_file import load_config
 from rog_jax.training.config import check_config
 from rog_jax.training.state import ModelDefinition
 
@@ -38,7 +39,7 @@ def test_the_recipe_fits_the_data(data, tmp_path, capsys):
     out = tmp_path / "mine.py"
     call(data, out, "--device", "cpu")
     assert f"python train.py --config {out} --workdir runs/mine" in capsys.readouterr().out
-    config = new_config.load(out)
+    config = load_config(out)
     check_config(config, 1)
     train, val = (load_split(config.data, split) for split in ("train", "val"))
     plan = TrainPlan(train, config.data, config.sampler, config.train.batch_size, 0)
@@ -115,7 +116,7 @@ def test_boxes_alone_where_masks_are_missing(data, tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(broken))
     call(data | {"train_json": path}, tmp_path / "boxes.py")
-    assert not new_config.load(tmp_path / "boxes.py").model.masks
+    assert not load_config(tmp_path / "boxes.py").model.masks
 
 
 def test_errors(data, tmp_path, capsys):
@@ -140,6 +141,6 @@ def test_photographs(shared, tmp_path):
     ccp = shared / "data" / "ccp"
     paths = {"train_json": ccp / "train.json", "val_json": ccp / "val.json", "images": ccp / "images"}
     call(paths, tmp_path / "ccp.py", "--device", "cpu")
-    config = new_config.load(tmp_path / "ccp.py")
+    config = load_config(tmp_path / "ccp.py")
     assert config.data.shapes == ((224, 160),)
     assert config.model.masks
