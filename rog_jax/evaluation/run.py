@@ -43,6 +43,7 @@ from rog_jax.training.loop import git_commit
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
+from rog_jax.training.storage import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,11 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: annotations or images are not what the config says, or their categories not those of training.
+        StorageError: the folder cannot be written to; what it held before is whole.
         ValueError: the annotations lack what evaluation needs, such as an object's area.
     """
     workdir = Path(workdir)
+    check_writable(workdir / "eval")
     annotations, truth = validation_set(config)
     protocol_of(config)  # what is wrong there should be said before the inference, not after hours of it
     model = evaluated_model(config, workdir, annotations, step)
@@ -139,10 +142,12 @@ def evaluate_results(
     Raises:
         FileNotFoundError, ValueError: as `figures_of_file`; two files hold the same kind.
         DataError: OpenImages's files are not what the config says.
+        StorageError: the folder cannot be written to.
     """
+    folder = Path(workdir) / "eval"
+    check_writable(folder)
     results = results_by_kind(results_json)
     facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
-    folder = Path(workdir) / "eval"
     metrics, diagnosis = write_figures(config, evaluation_truth(config), results, folder, facts)
     if diagnosis:
         print(write_report([Path(workdir)], folder / "report.html"))
