@@ -49,7 +49,7 @@ def sweep_run(
     workdir: str | Path,
     caps: Sequence[int] = DEFAULT_CAPS,
     gammas: Sequence[float] = (0.0,),
-    step: int | None = None,
+    step: int | str | None = None,
     against: str | Path | None = None,
 ) -> list[Row]:
     """Runs a checkpoint once on the validation images and evaluates it for every K and every gamma.
@@ -64,7 +64,7 @@ def sweep_run(
         workdir: folder of the run.
         caps: numbers of detections an image.
         gammas: of NorCal; 0 is the loss's own score.
-        step: of the checkpoint; the newest if None.
+        step: of the checkpoint; `BEST` for the best one so far, None for the newest.
         against: `sweep.json` of another run, or the folder of that run: the table gets the improvements over it.
 
     Returns:

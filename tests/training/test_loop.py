@@ -205,6 +205,9 @@ def test_evaluation_writes_everything(config, finished):
     per_image = np.unique([record["image_id"] for record in records], return_counts=True)[1]
     assert per_image.max() <= config.test.max_detections
     assert min(record["score"] for record in records) > config.test.score_threshold
+    best = json.loads((workdir / "best" / "best.json").read_text())
+    assert (best["step"], best["figure"], best["value"]) == (6, "segm/AP", metrics["segm"]["AP"])
+    assert best["measured"]["test"]["max_detections"] == config.test.max_detections
     again = evaluate_results(config, folder / "results_bbox.json", workdir / "again")
     assert again["bbox"]["AP"] == metrics["bbox"]["AP"] or np.isnan(again["bbox"]["AP"])
 
