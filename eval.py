@@ -3,6 +3,9 @@
 Writes `results_bbox.json`, `results_segm.json` (LVIS format), `metrics.json`, `per_class.csv` and `pictures/` into
 `WORKDIR/eval`; docs/evaluation.md describes them. Settings of `config.test` say how; `--config.test.figures=...`.
 
+The best of the checkpoints evaluated, by `config.test.best_figure`, is kept in `WORKDIR/best`;
+`--checkpoint best` evaluates it.
+
 With `--results FILE.json` nothing is run: that file is evaluated against the config's annotations. The flag may be
 repeated or hold several files with commas between, one of boxes and one of masks.
 
@@ -19,6 +22,7 @@ from rog_jax.training import runtime
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe, such as configs/lvis_r50.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; results go to its sub-folder `eval`.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest if not given.")
+CHECKPOINT = flags.DEFINE_enum("checkpoint", None, ["newest", "best"], "Checkpoint to evaluate, instead of --step.")
 RESULTS = flags.DEFINE_multi_string("results", [], "Evaluate these results files instead of running the detector.")
 EVALUATOR = flags.DEFINE_enum("evaluator", None, ["hotcoco", "official"], "Short for --config.test.evaluator.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Evaluate for several numbers of detections an image and several gammas.")
@@ -31,11 +35,15 @@ HOSTS = runtime.define_host_flags()
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
+    if STEP.value is not None and CHECKPOINT.value is not None:
+        raise app.UsageError(f"--step={STEP.value} and --checkpoint={CHECKPOINT.value}: give one of them")
     runtime.start(HOSTS)
     from rog_jax.evaluation.run import evaluate_results, evaluate_run
     from rog_jax.evaluation.sweep import sweep_results, sweep_run
+    from rog_jax.training.best import BEST
 
     config, workdir = CONFIG.value, WORKDIR.value
+    step = BEST if CHECKPOINT.value == "best" else STEP.value
     if EVALUATOR.value:
         config.test.evaluator = EVALUATOR.value
     results = [path for given in RESULTS.value for path in given.split(",") if path]
@@ -44,11 +52,11 @@ def main(argv: list[str]) -> None:
         if results:
             sweep_results(config, results, workdir, caps, AGAINST.value)
         else:
-            sweep_run(config, workdir, caps, gammas, STEP.value, AGAINST.value)
+            sweep_run(config, workdir, caps, gammas, step, AGAINST.value)
     elif results:
         evaluate_results(config, results, workdir)
     else:
-        evaluate_run(config, workdir, STEP.value)
+        evaluate_run(config, workdir, step)
 
 
 def numbers(flag: str, texts: list[str], kind: type) -> list:

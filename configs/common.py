@@ -14,7 +14,8 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ConfigDict:
     """Settings common to all recipes; paths and `model.num_classes` are a recipe's to set."""
     config = ConfigDict()
-    # Weights and their conventions to start from: a folder written by rog_jax.tools.import_weights, or another run's.
+    # Weights and their conventions to start from: a folder written by rog_jax.tools.import_weights, another run's (its
+    # newest checkpoint), or RUN/best.
     config.init_from = ""
     config.data = _data()
     config.sampler = _sampler()
@@ -275,6 +276,9 @@ def _test() -> ConfigDict:
     test.norcal.gamma = 0.0  # scores of a softmax divided by (training images)^gamma; 0 is none
     test.norcal.variant = "exps"  # exps | probs | logits: what is divided
     test.norcal.renormalise = True  # divided by their sum with the background's
+    # By which the best checkpoint is kept: auto (AP, of masks if there are any; AP50 for OpenImages) | a name in
+    # metrics.json, such as APr, fixed/AP, bbox/AP | empty: none is kept.
+    test.best_figure = "auto"
     test.pictures = 12  # images drawn beside their truth
     test.report = True  # where objects are lost: diagnosis.json and report.html (LVIS and COCO)
     return test

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
+from rog_jax.training.best import BEST, best_folder, best_step
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import check_conventions, load_initial, overwritten, restored, with_settings
@@ -29,14 +30,22 @@ class EvaluatedModel(NamedTuple):
 
 
 def evaluated_model(
-    config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None = None
+    config: ConfigDict, workdir: Path, annotations: Annotations, step: int | str | None = None
 ) -> EvaluatedModel:
     """The model of a run's checkpoint; with `init_from` and no checkpoint in the folder, the imported detector.
+
+    Args:
+        config: the recipe.
+        workdir: folder of the run.
+        annotations: what it is evaluated on.
+        step: of the checkpoint; `BEST` for the best one so far, None for the newest.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: its categories are not those of the annotations.
     """
+    if step == BEST:
+        return trained_model(config, best_folder(workdir), annotations, best_step(workdir))
     if config.init_from and not (workdir / "checkpoints").is_dir():
         return imported_model(config, annotations.num_classes)
     return trained_model(config, workdir, annotations, step)

@@ -22,6 +22,7 @@ from rog_jax.evaluation.results import (
     merge_shards,
     to_original,
 )
+from rog_jax.training.storage import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +231,8 @@ class _Recorder:
 
     def save_written(self) -> None:
         """Leaves a note for the first host of the images that this one has written."""
-        np.save(self._note(self.process_index), self.written)
+        with whole_file(self._note(self.process_index)) as partial, partial.open("wb") as file:
+            np.save(file, self.written)
 
     def report_missing(self) -> None:
         """Says which images no host has written, by all hosts' notes: they count as images without a detection."""

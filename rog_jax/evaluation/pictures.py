@@ -13,6 +13,7 @@ from rog_jax.data.annotations import Annotations
 from rog_jax.data.images import UnreadableImage, read_annotated
 from rog_jax.evaluation.drawing import Objects, draw_comparison
 from rog_jax.evaluation.json_stream import iter_records
+from rog_jax.training.storage import whole_file
 
 _FEWEST_PREDICTIONS = 3
 _RAREST = ("r", "1")  # groups of LVIS and of OpenImages
@@ -53,7 +54,6 @@ def save_pictures(
     masks = _records_of(results_segm, chosen) if results_segm is not None else {}
     rare = frozenset(label for label, frequency in enumerate(annotations.frequencies) if frequency in _RAREST)
     folder = Path(out_dir) / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for image in images:
         try:
@@ -135,4 +135,5 @@ def _decode(segmentation: list[np.ndarray] | dict[str, Any] | None, height: int,
 
 def _write_jpeg(path: Path, picture: np.ndarray) -> None:
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    path.write_bytes(data.tobytes())
+    with whole_file(path) as partial:
+        partial.write_bytes(data.tobytes())

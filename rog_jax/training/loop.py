@@ -1,5 +1,6 @@
 """The training loop, from a config to a trained checkpoint."""
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -34,6 +35,7 @@ from rog_jax.training.preemption import Preemption
 from rog_jax.training.resume import resume
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
+from rog_jax.training.storage import check_writable, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +58,12 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         DataError: annotations or images are not what the config says.
         CheckpointError: the folder holds checkpoints of another model.
         NonFiniteLoss: a loss was NaN or infinite, more often than `train.max_skipped_steps`.
+        StorageError: the folder cannot be written to, at the start or later; checkpoints written before are whole.
         RuntimeError: loader processes died too often.
         ValueError: a setting has no meaning, or the run is past the end of the schedule.
     """
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_writable(workdir / "checkpoints", workdir / "tensorboard")
 
     mesh = data_mesh()
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
@@ -103,11 +106,14 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             f"{workdir} has been trained for {start} steps, and the config asks for {steps}: raise config.train.steps "
             "or config.train.epochs, or use another --workdir"
         )
+    if start < steps:
+        checkpoints.check_room(state)
     if unfilled and config.loss.memory.fill and start < steps:
         state = fill_memory(state, definition, mesh, annotations, plan)
     about = describe_run(config, annotations) | {"conventions": initial and initial.settings}
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(about, indent=1))
+        with whole_file(workdir / "config.json") as partial:
+            partial.write_text(json.dumps(about, indent=1))
     logger.info("training from step %d to %d on %d devices", start, steps, mesh.size)
 
     ### Train.
@@ -143,7 +149,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         for done, values in finished:
             log.add(done, values, extra)
 
-    try:
+    with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
+        for used in (checkpoints, log, loader):
+            stack.callback(used.close)
         with Preemption() as preemption:
             for step in range(start + 1, steps + 1):
                 before = time.perf_counter()
@@ -152,6 +160,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, on_devices)
                 record(watch.push(step, batch.index, metrics))
+                checkpoints.check()
                 ends = preemption.reached(step)
                 if ends or step % config.train.checkpoint_every == 0 or step == steps:
                     record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
@@ -161,10 +170,6 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
                     checkpoints.wait()  # before SIGTERM ends the program again
                     logger.warning("SIGTERM: saved at step %d of %d, the same command goes on from there", step, steps)
                     break
-    finally:
-        loader.close()
-        log.close()
-        checkpoints.close()
     return state
 
 
