@@ -1,7 +1,8 @@
 """Trains a detector: `python train.py --config configs/lvis_r50.py --workdir runs/r50 [--config.optim.lr=0.01]`.
 
 The folder takes checkpoints, `train_log.jsonl` and TensorBoard files; the same command goes on from the newest
-checkpoint. Every setting is in configs/common.py.
+checkpoint. Every setting is in configs/common.py. `--profile DIR` traces a few steps, after which
+`python -m rog_jax.tools.profile_shares DIR` tells what they spent on each part.
 """
 
 from absl import app, flags
@@ -11,16 +12,21 @@ from rog_jax.training import runtime
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe, such as configs/lvis_r50.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints and logs.", required=True)
+PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of a few steps, for XProf and Perfetto.")
+PROFILE_FIRST = flags.DEFINE_integer("profile_first", 10, "Steps of this start before the trace; the first compiles.")
+PROFILE_STEPS = flags.DEFINE_integer("profile_steps", 3, "Steps to trace.")
 HOSTS = runtime.define_host_flags()
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
-    runtime.start(HOSTS)
+    runtime.start(HOSTS, traced=PROFILE.value is not None)
     from rog_jax.training.loop import train
+    from rog_jax.training.profile import ProfileRequest
 
-    train(CONFIG.value, WORKDIR.value)
+    profile = PROFILE.value and ProfileRequest(PROFILE.value, PROFILE_FIRST.value, PROFILE_STEPS.value)
+    train(CONFIG.value, WORKDIR.value, profile)
 
 
 if __name__ == "__main__":

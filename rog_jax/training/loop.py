@@ -32,6 +32,7 @@ from rog_jax.training.log import MetricsWatch, RunLog
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, advice_where_memory_ends
 from rog_jax.training.preemption import Preemption
+from rog_jax.training.profile import ProfileRequest, StepProfiler, step_mark, wait_mark
 from rog_jax.training.resume import resume
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 @advice_where_memory_ends(TRAINING_ADVICE)
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(config: ConfigDict, workdir: str | Path, profile: ProfileRequest | None = None) -> TrainState:
     """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
 
     To be called from the main thread, where Python handles signals.
@@ -49,6 +50,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     Args:
         config: a recipe with its overrides.
         workdir: folder for checkpoints and logs; made if absent.
+        profile: steps of which a trace is written.
 
     Returns:
         The final state, which is also the newest checkpoint; an earlier one after SIGTERM.
@@ -65,6 +67,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     workdir = Path(workdir)
     check_writable(workdir / "checkpoints", workdir / "tensorboard")
 
+    profiler = StepProfiler(profile)
     mesh = data_mesh()
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     resumes = checkpoints.latest() is not None
@@ -150,15 +153,18 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             log.add(done, values, extra)
 
     with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
-        for used in (checkpoints, log, loader):
+        for used in (checkpoints, log, loader, profiler):
             stack.callback(used.close)
         with Preemption() as preemption:
             for step in range(start + 1, steps + 1):
+                profiler.before_step(state)
                 before = time.perf_counter()
-                batch, on_devices = next(batches)
+                with wait_mark():
+                    batch, on_devices = next(batches)
                 log.got_batch(time.perf_counter() - before)
-                with jax.transfer_guard("disallow"):
+                with jax.transfer_guard("disallow"), step_mark(step):
                     state, metrics = step_fn(state, on_devices)
+                profiler.after_step(state)
                 record(watch.push(step, batch.index, metrics))
                 checkpoints.check()
                 ends = preemption.reached(step)

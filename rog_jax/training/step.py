@@ -55,15 +55,18 @@ def make_train_step(
         with_sums = jax.grad(total, argnums=(0, 1), has_aux=True)
         (gradient, sums), (losses, memory_after) = with_sums(state.trainable, state.gradients)
         # One mean for everything: losses are divided by global counts, so that this is the global batch's gradient.
-        gradient, sums, losses = jax.lax.pmean((gradient, sums, losses), AXIS)
+        with jax.named_scope("gradient_mean"):
+            gradient, sums, losses = jax.lax.pmean((gradient, sums, losses), AXIS)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(sum(losses.values()))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
+            trainable = optax.apply_updates(state.trainable, updates)
         sums = jax.tree.map(jnp.add, state.gradients, sums)
         done = state._replace(trainable=trainable, optimizer=optimizer_state, gradients=sums)
         done = with_memory(done, memory_after, local)
-        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
+        with jax.named_scope("optimizer"):
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
         after = after._replace(optimizer=_with_counts_of(done.optimizer, after.optimizer))
         if config.train.max_skipped_steps == 0:
             # A choice between two feature memories holds both; where a run stops, what a bad step stored is not saved.

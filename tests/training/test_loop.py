@@ -16,10 +16,12 @@ import pytest
 from rog_jax.data import DataError
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
+from rog_jax.tools.trace_file import read_trace
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
 from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
 from rog_jax.training.loop import train
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, OutOfMemory, advice_where_memory_ends
+from rog_jax.training.profile import ProfileRequest
 from rog_jax.training.storage import StorageError
 from tests import faults
 from tests.tiny import tiny_config
@@ -59,13 +61,19 @@ def _turn_some_wide(path):
 
 @pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
-    """A whole run: its folder and its final state."""
+    """A whole run, one step of it traced: its folder and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, jax.device_get(train(config, workdir))
+    return workdir, jax.device_get(train(config, workdir, ProfileRequest(workdir / "trace", first=4, steps=1)))
 
 
 def read_log(workdir):
     return [json.loads(line) for line in (workdir / "train_log.jsonl").read_text().splitlines()]
+
+
+def test_the_step_asked_for_is_traced(finished):
+    trace = read_trace(finished[0] / "trace")
+    assert (trace.steps, len(trace.waits), trace.devices) == (1, 1, jax.device_count())
+    assert len(trace.operations) > 100 * trace.devices
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, monkeypatch):
