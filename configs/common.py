@@ -238,6 +238,7 @@ def _optim() -> ConfigDict:
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.batch_size = 16  # images a step over all devices
+    train.accumulate = 1  # micro-batches that a device's images of a step are taken in, for its memory (docs/pods.md)
     train.epochs = 12  # of the sampler, so with repeat factor sampling longer than a pass over the images
     train.steps = 0  # if not 0, the length of the run in steps, instead of `epochs`
     train.seed = 0

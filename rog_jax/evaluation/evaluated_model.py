@@ -122,5 +122,5 @@ def untrained(config: ConfigDict, statistics: ClassStatistics | None) -> tuple[C
     definition = ModelDefinition(writing, statistics)
     config = definition.config.copy_and_resolve_references()
     config.test.max_detections = limit
-    check_config(config, data_mesh().size)
+    check_config(config, data_mesh().size, trains=False)
     return config, definition
