@@ -245,6 +245,7 @@ def _train() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 5000  # steps
     train.keep_checkpoints = 2
+    train.pictures = 0  # images of config.data.val_* whose detections TensorBoard shows at each checkpoint
     # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many (since
     # the program was started) the run stops. 0 stops at the first.
     train.max_skipped_steps = 0

@@ -5,6 +5,8 @@ checkpoint. Every setting is in configs/common.py. `--profile DIR` traces a few 
 `python -m rog_jax.tools.profile_shares DIR` tells what they spent on each part.
 """
 
+from pathlib import Path
+
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -15,6 +17,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints a
 PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of a few steps, for XProf and Perfetto.")
 PROFILE_FIRST = flags.DEFINE_integer("profile_first", 10, "Steps of this start before the trace; the first compiles.")
 PROFILE_STEPS = flags.DEFINE_integer("profile_steps", 3, "Steps to trace.")
+WANDB = flags.DEFINE_string("wandb", None, "Weights & Biases project that shows the run, too (pip install wandb).")
 HOSTS = runtime.define_host_flags()
 
 
@@ -22,11 +25,16 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
     runtime.start(HOSTS, traced=PROFILE.value is not None)
+    from rog_jax.inference.progress import ProgressPictures
     from rog_jax.training.loop import train
     from rog_jax.training.profile import ProfileRequest
+    from rog_jax.training.wandb_mirror import open_mirror
 
     profile = PROFILE.value and ProfileRequest(PROFILE.value, PROFILE_FIRST.value, PROFILE_STEPS.value)
-    train(CONFIG.value, WORKDIR.value, profile)
+    config, workdir = CONFIG.value, Path(WORKDIR.value)
+    watchers = [ProgressPictures(config)] if config.train.pictures else []
+    mirror = open_mirror(WANDB.value, workdir, config) if WANDB.value else None
+    train(config, workdir, profile, watchers, mirror)
 
 
 if __name__ == "__main__":

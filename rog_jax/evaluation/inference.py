@@ -213,7 +213,7 @@ class _Recorder:
 
     def _sets(self, array: jax.Array | np.ndarray) -> np.ndarray:
         """The rows on this host, with the sets of detections as the second axis."""
-        rows = _local_rows(array)
+        rows = local_rows(array)
         return rows if self.swept else rows[:, None]
 
     def _write(
@@ -250,7 +250,7 @@ class _Recorder:
         return self.folders[0] / f"written.shard-{host:05d}-of-{self.process_count:05d}.npy"
 
 
-def _local_rows(array: jax.Array | np.ndarray) -> np.ndarray:
+def local_rows(array: jax.Array | np.ndarray) -> np.ndarray:
     """The rows of a batch array that lie on this host's devices."""
     if isinstance(array, np.ndarray) or array.is_fully_addressable:
         return np.asarray(array)

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 from rog_jax.training.storage import check_writable
+from rog_jax.training.tensorboard import Board
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ def _evaluated(
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
     folder, model_facts = workdir / "eval", classifier_facts(model, annotations)
     metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, model_facts)
+    log_figures(workdir, model, metrics)
     if config.test.pictures:
         keys = ("best_images", "worst_images")
         telling = [image for found in diagnosis.values() for key in keys for image in found[key]]
@@ -112,6 +115,20 @@ def _evaluated(
     if diagnosis:
         print(write_report([workdir], folder / "report.html"))
     return metrics
+
+
+def log_figures(workdir: Path, model: EvaluatedModel, metrics: dict[str, Any]) -> None:
+    """AP of all and of each group for TensorBoard, beside the run's losses; nothing for an imported model."""
+    if "step" not in model.facts:
+        return
+    figures = {
+        f"{kind}/{name}": value
+        for kind, found in metrics.items()
+        for name, value in found.items()
+        if name.startswith("AP") and isinstance(value, float) and math.isfinite(value)
+    }
+    with contextlib.closing(Board(workdir / "tensorboard" / "eval")) as board:
+        board.write(model.facts["step"], figures)
 
 
 def image_counts(model: EvaluatedModel, config: ConfigDict, truth: Truth | Annotations) -> Int[np.ndarray, " C"]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rog_jax.data.annotations import DataError
+from rog_jax.evaluation.pictures import RAREST
 
 COCO = {
     **{1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck"},
@@ -25,8 +26,6 @@ COCO = {
     **{87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush"},
 }
 """COCO's category ids and names, for imported detectors, whose files do not have them."""
-RAREST = ("r", "1")
-"""Groups of the rarest categories, of LVIS and of OpenImages."""
 
 
 class Categories(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from rog_jax.evaluation.drawing import Objects
-from rog_jax.evaluation.paste import Rle, encode_detection_mask, paste_crop
+from rog_jax.evaluation.paste import Rle, encode_detection_mask, paste_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +46,8 @@ class Predictions:
         if self.mask_probabilities is None:
             return None
         masks = np.zeros((len(self), *self.size), bool)
-        for mask, probabilities, box in zip(masks, self.mask_probabilities, self.boxes, strict=True):
-            crop, top, left = paste_crop(probabilities, box, *self.size, self.mask_threshold)
-            mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+        for place, (probabilities, box) in enumerate(zip(self.mask_probabilities, self.boxes, strict=True)):
+            masks[place] = paste_whole(probabilities, box, *self.size, self.mask_threshold)
         return masks
 
     def run_lengths(self) -> list[Rle] | None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from rog_jax.data.loader import check_unreadable
 from rog_jax.training.storage import GO_ON, whole_file, writing
-from rog_jax.training.tensorboard import Board
+from rog_jax.training.tensorboard import Board, Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +90,23 @@ class RunLog:
         every: steps between lines.
         batch_size: images a step over all devices.
         active: False on hosts that keep silent.
+        mirror: gets what TensorBoard does.
 
     Raises:
         StorageError: a file cannot be written; so do `add`, `write` and `close`.
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int, every: int, batch_size: int, active: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        total: int,
+        every: int,
+        batch_size: int,
+        active: bool,
+        mirror: Mirror | None = None,
+    ):
         self._every, self._total, self._batch_size, self._active = every, total, batch_size, active
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -103,13 +114,14 @@ class RunLog:
         self._clock = 0.0
         self._waited = 0.0
         self._last: tuple[int, float, dict[str, Any]] | None = None  # step, rate and more of what is not yet written
+        self.board: Board | None = None  # of hosts that do not keep silent
         if not active:
             return
         self._path = workdir / "train_log.jsonl"
         truncate_log(self._path, start)
         with writing(self._path, GO_ON):
             self._file = self._path.open("a", buffering=1)
-        self._board = Board(workdir / "tensorboard", purge_step=start + 1)
+        self.board = Board(workdir / "tensorboard", start + 1, mirror)
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=1.0)
 
     def got_batch(self, waited: float) -> None:
@@ -154,7 +166,7 @@ class RunLog:
             return
         with writing(self._path, GO_ON):
             self._file.write(json.dumps({"step": step, **line}) + "\n")
-        self._board.write(step, {f"train/{name}": value for name, value in line.items()})
+        self.board.write(step, {f"train/{name}": value for name, value in line.items()})
         parts = " ".join(f"{name} {line[name]:.3f}" for name in LOSS_NAMES if name in line)
         loss = line.get("loss", float("nan"))
         self._bar.set_postfix_str(
@@ -166,7 +178,7 @@ class RunLog:
         if not self._active:
             return
         self._bar.close()
-        with contextlib.closing(self._board), writing(self._path, GO_ON):
+        with contextlib.closing(self.board), writing(self._path, GO_ON):
             self._file.close()
 
 

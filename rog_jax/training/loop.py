@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,20 @@ from rog_jax.training.resume import resume
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
 from rog_jax.training.storage import check_writable, whole_file
+from rog_jax.training.tensorboard import Mirror
+from rog_jax.training.watchers import Checkpointed, TailScalars, Watcher
 
 logger = logging.getLogger(__name__)
 
 
 @advice_where_memory_ends(TRAINING_ADVICE)
-def train(config: ConfigDict, workdir: str | Path, profile: ProfileRequest | None = None) -> TrainState:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    profile: ProfileRequest | None = None,
+    watchers: Sequence[Watcher] = (),
+    mirror: Mirror | None = None,
+) -> TrainState:
     """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
 
     To be called from the main thread, where Python handles signals.
@@ -51,6 +60,8 @@ def train(config: ConfigDict, workdir: str | Path, profile: ProfileRequest | Non
         config: a recipe with its overrides.
         workdir: folder for checkpoints and logs; made if absent.
         profile: steps of which a trace is written.
+        watchers: called on every host at each checkpoint, before the next step.
+        mirror: gets what TensorBoard does, from the first host.
 
     Returns:
         The final state, which is also the newest checkpoint; an earlier one after SIGTERM.
@@ -138,7 +149,9 @@ def train(config: ConfigDict, workdir: str | Path, profile: ProfileRequest | Non
         every=config.train.log_every,
         batch_size=config.train.batch_size,
         active=jax.process_index() == 0,
+        mirror=mirror,
     )
+    watchers = [TailScalars(annotations), *watchers]
     watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable, config.train.max_skipped_steps)
     batches = prefetched(loader, lambda batch: to_devices(batch, mesh))
 
@@ -171,6 +184,8 @@ def train(config: ConfigDict, workdir: str | Path, profile: ProfileRequest | Non
                 if ends or step % config.train.checkpoint_every == 0 or step == steps:
                     record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
                     checkpoints.save(state, about)
+                    for watcher in watchers:
+                        watcher(Checkpointed(step, state, definition, mesh, log.board))
                 if ends:
                     log.write()
                     checkpoints.wait()  # before SIGTERM ends the program again
