@@ -138,7 +138,7 @@ def benchmark_inference(config: ConfigDict, repeats: int) -> dict[str, Any]:
     return {"compile_s": compiled, **_images(times, config.test.batch_size), "memory": memory(predict)}
 
 
-def _images(times: dict[str, float], images: int) -> dict[str, float]:
+def _images(times: dict[str, float | int], images: int) -> dict[str, float | int]:
     """With the images of a batch, and how many a second that makes."""
     return {"batch_size": images, **times, "images_per_second": images / times["median_s"]}
 

@@ -186,7 +186,7 @@ def seconds_around(words_bytes: float | int, kind: str, chips: int, chip: str, a
 
 
 def step_time(
-    work: Work, chips: int, images: float, chip: str, scope: str = "device", assumed: Assumptions | None = None
+    work: Work, chips: int, images: float | int, chip: str, scope: str = "device", assumed: Assumptions | None = None
 ) -> StepTime:
     """A step of the LVIS recipe.
 
@@ -224,7 +224,7 @@ def step_time(
     return StepTime(compute, gradient, exchange, pairs, ranking, step, rate, *host)
 
 
-def work_of(cells: list[dict[str, Any]], chip: str, gradient: float = 201e6) -> Work:
+def work_of(cells: list[dict[str, Any]], chip: str, gradient: float | int = 201e6) -> Work:
     """The line through compiled programs of several numbers of images a chip.
 
     Args:
@@ -261,7 +261,7 @@ CHIP_COUNTS = tuple(2**power for power in range(3, 13))
 """8 to 4,096."""
 
 
-def table(work: Work, chip: str, scope: str, images: float | None, batch: int | None) -> str:
+def table(work: Work, chip: str, scope: str, images: float | int | None, batch: int | None) -> str:
     """Markdown of weak scaling (`images` a chip) or strong scaling (`batch` over all chips).
 
     What is ideal is the rate a chip of the fewest, ranking each by itself.
@@ -285,28 +285,26 @@ def table(work: Work, chip: str, scope: str, images: float | None, batch: int | 
     return "\n".join(lines)
 
 
-def plot(work: Work, chip: str, images: float, batch: int, out: str | Path) -> None:
-    """Images a second over chips, weak and strong, in both scopes of GAP, beside the ideal line."""
+def plot(work: Work, chip: str, images: float | int, batch: int, out: str | Path) -> None:
+    """Milliseconds of a step over chips, weak and strong, in both scopes of GAP."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = pyplot.subplots(figsize=(6, 3.6))
+    few = [chips for chips in CHIP_COUNTS if chips <= batch]
     for scope, style in (("device", "-"), ("global", "--")):
-        weak = [step_time(work, chips, images, chip, scope).images_per_second for chips in CHIP_COUNTS]
-        axes.plot(CHIP_COUNTS, weak, f"C0{style}", label=f"{images:g} images a chip, scope={scope}")
-        few = [chips for chips in CHIP_COUNTS if chips <= batch]
-        strong = [step_time(work, chips, batch / chips, chip, scope).images_per_second for chips in few]
-        axes.plot(few, strong, f"C1{style}", label=f"batch of {batch}, scope={scope}")
-    first = step_time(work, CHIP_COUNTS[0], images, chip).images_per_second / CHIP_COUNTS[0]
-    axes.plot(CHIP_COUNTS, [first * chips for chips in CHIP_COUNTS], "k:", lw=1, label="ideal")
-    axes.set(xlabel=f"{chip} chips", ylabel="images/s at best", xscale="log", yscale="log")
+        weak = [1e3 * step_time(work, chips, images, chip, scope).step for chips in CHIP_COUNTS]
+        strong = [1e3 * step_time(work, chips, batch / chips, chip, scope).step for chips in few]
+        axes.plot(CHIP_COUNTS, weak, f"C0{style}", marker=".", label=f"{images:g} images a chip, scope={scope}")
+        axes.plot(few, strong, f"C1{style}", marker=".", label=f"batch of {batch}, scope={scope}")
+    axes.set(xlabel=f"{chip} chips", ylabel="step at best, ms", yscale="log")
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(out, dpi=100)
+    figure.savefig(out, dpi=90)
     pyplot.close(figure)
 
 
