@@ -1,8 +1,8 @@
 """How much figures vary with the images that happen to be in a validation set: LVIS's AP of sets of images drawn anew.
 
-A set of as many images is drawn with replacement, and each image counts as often as it was drawn. Replicates of the same
-seed draw the same images for every results file of a truth, so that differences between runs can be taken replicate by
-replicate.
+A set of as many images is drawn with replacement, and each image counts as often as it was drawn. Replicates of the
+same seed draw the same images for every results file of a truth, so that differences between runs can be taken
+replicate by replicate.
 """
 
 from collections.abc import Iterator

@@ -3,8 +3,10 @@
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rog_jax.evaluation.report_plots import draw_all
@@ -55,11 +57,13 @@ def _fifths(rows: dict[str, Shown]) -> Figure:
     return figure
 
 
-def _bars(ax, rows: dict[str, Shown], names: Sequence[str], figures: Callable[[Shown], list[dict[str, float]]]) -> None:
+def _bars(
+    ax: Axes, rows: dict[str, Shown], names: Sequence[str], figures: Callable[[Shown], list[dict[str, Any]]]
+) -> None:
     """A group of bars for each row, the first row on top: means over the seeds, and each seed as a dot."""
     thickness = 0.8 / len(names)
     for place, name in enumerate(names):
-        values = [[100 * (of_seed[name] or 0) for of_seed in figures(shown)] for shown in rows.values()]
+        values = [[100 * float(np.nan_to_num(of_seed[name])) for of_seed in figures(shown)] for shown in rows.values()]
         at = np.arange(len(rows)) + (place - (len(names) - 1) / 2) * thickness
         means = [statistics.fmean(of_row) if of_row else 0.0 for of_row in values]
         style = {"color": _COLORS[place], "hatch": _HATCHES[place], "edgecolor": "white", "linewidth": 0}

@@ -38,8 +38,9 @@ class Record(NamedTuple):
     path: Path
     content: dict[str, Any]
 
-    def figures(self, kind: str, gamma: float | None = None, cap: int | None = None) -> dict[str, float]:
-        """Figures in fractions of 1, {} where the run has none of that kind.
+    def figures(self, kind: str, gamma: float | None = None, cap: int | None = None) -> dict[str, Any]:
+        """Figures in fractions of 1, NaN where one is not defined; {} where the run has none of that kind. The recipe's
+        own have those of "fixed" and "pooled" too.
 
         Args:
             kind: "bbox" or "segm".
@@ -47,10 +48,11 @@ class Record(NamedTuple):
             cap: detections an image, from the sweep.
         """
         if gamma is None and cap is None:
-            return self.content["figures"].get(kind, {})
+            return _with_nan(self.content["figures"].get(kind, {}))
         rows = [row for row in self.content["sweep"] if row["kind"] == kind and row["gamma"] == (gamma or 0.0)]
         cap = max((row["max_detections"] for row in rows), default=0) if cap is None else cap
-        return next((row for row in rows if row["max_detections"] == cap), {})
+        row = next((row for row in rows if row["max_detections"] == cap), {})
+        return _with_nan({name: row[name] for name in FIGURES if name in row})
 
     def evaluated(self, name: str) -> Evaluated:
         """As the report's plots want it.
@@ -148,6 +150,14 @@ def _replicates(run: Evaluated, about: dict[str, Any], kind: str, number: int) -
     truth, results = read_both(about["config"]["data"]["val_json"], run.folder / f"results_{kind}.json", kind)
     found = bootstrap_figures(truth, results, about["config"]["test"]["max_detections"], number)
     return {name: _rounded(values.tolist()) for name, values in found.items()}
+
+
+def _with_nan(figures: dict[str, Any]) -> dict[str, Any]:
+    """Json has null for what is not defined."""
+    return {
+        name: _with_nan(value) if isinstance(value, dict) else math.nan if value is None else value
+        for name, value in figures.items()
+    }
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from rog_jax.tools.reproduce.records import FIGURES, Record, read_record
 from rog_jax.tools.reproduce.runs import CAPS
 from rog_jax.tools.reproduce.targets import Row, Target
 
-Figures = dict[str, float]
+Figures = dict[str, Any]
 KIND_NAMES = {"segm": "masks", "bbox": "boxes"}
 FIFTHS = ("AP50", *(f"AP50_{number}" for number in range(1, 6)))
 _NAMES = {"AP": "AP", "APr": "AP_r", "APc": "AP_c", "APf": "AP_f"}
@@ -234,7 +235,7 @@ def _medians(rows: dict[str, Shown], name: str, value: Callable) -> list[str]:
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """In percent; the standard deviation (of a sample) where there are several."""
-    known = [100 * value for value in values if value is not None and not math.isnan(value)]
+    known = [100 * value for value in values if not math.isnan(value)]
     if not known:
         return "–"
     spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
