@@ -89,6 +89,7 @@ def get_config(variants: str = "random") -> ConfigDict:
         config.loss.gap.weight = 1.0
     if "backbone" in chosen:
         config.loss.ranking = "none"
+        config.train.gradient_sums = False
     else:
         config.init_from = "runs/mini_lvis_backbone"
     return config
