@@ -14,6 +14,7 @@ import logging
 import sys
 from pathlib import Path
 
+from rog_jax.tools.reproduce.cost import write_cost
 from rog_jax.tools.reproduce.places import ROOT, Places
 from rog_jax.tools.reproduce.plots import draw_target
 from rog_jax.tools.reproduce.programs import ProgramError
@@ -21,6 +22,7 @@ from rog_jax.tools.reproduce.runner import make_runs
 from rog_jax.tools.reproduce.status import status
 from rog_jax.tools.reproduce.tables import page, read_rows
 from rog_jax.tools.reproduce.targets import TARGETS, Target
+from rog_jax.training import runtime
 
 _DATA = ROOT.parent / "shared" / "data"
 
@@ -33,7 +35,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", choices=[*TARGETS, "all"], help="all: one after the other, by their worth")
+    parser.add_argument(
+        "target",
+        choices=[*TARGETS, "cost", "all"],
+        help="cost: of GAP in a step; all: every other target, one after the other, by their worth",
+    )
     parser.add_argument("--seeds", type=int, help="of every run [3 for the headline and the sprites, 1 for the others]")
     parser.add_argument("--quick", action="store_true", help="a tiny version of all, which shows that it works")
     parser.add_argument("--status", action="store_true", help="say what is finished and what remains; make nothing")
@@ -56,8 +62,12 @@ def main(arguments: list[str] | None = None) -> None:
     out = (flags.out or (work / "results" if flags.quick else ROOT / "docs" / "results")).absolute()
     folders = [path.absolute() for path in (flags.sprites, flags.backgrounds, flags.ccp)]
     places = Places(work, out, *folders, quick=flags.quick, keep=flags.keep)
-    targets = list(TARGETS.values()) if flags.target == "all" else [TARGETS[flags.target]]
+    targets = [target for name, target in TARGETS.items() if flags.target in (name, "all")]
     try:
+        if flags.target == "cost":
+            runtime.start()
+            print(write_cost(places))
+            return
         if flags.status:
             print(status(targets, out, flags.seeds))
             return

@@ -53,5 +53,5 @@ def _length(settings: dict) -> float:
     return settings.get("train.epochs", RECIPE_EPOCHS) / RECIPE_EPOCHS
 
 
-RECIPE_EPOCHS = 10
+RECIPE_EPOCHS = 6
 """Of configs/mini_lvis.py."""

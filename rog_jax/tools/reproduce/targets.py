@@ -120,7 +120,7 @@ _TABLE4 = (
         against="sigmoid CE",
     ),
 )
-_LONG = {"train.epochs": 20, "optim.milestones": (14, 18)}
+_LONG = {"train.epochs": 12, "optim.milestones": (8, 10)}
 _TABLE5 = tuple(
     row
     for depth in (18, 34)
@@ -147,7 +147,7 @@ def _variation(label: str, name: str, **settings: Any) -> Row:
 
 def _early(label: str, name: str, settings: dict[str, Any]) -> Row:
     """A run that ends early, when few objects have been counted."""
-    short = {"train.epochs": 3, "optim.milestones": (2,)}
+    short = {"train.epochs": 2, "optim.milestones": (1,)}
     base = {"loss.classification": "sigmoid_ce", "loss.ranking": "gap"}
     return Row(label, Run(f"early-{name}", base | settings | short))
 
@@ -161,9 +161,9 @@ _SENSITIVITY = (
     _variation("variant of the paper's text", "paper", variant="paper"),
     _variation("4 devices, ranked on each", "device", devices=4, scope="device"),
     _variation("4 devices, ranked over all", "global", devices=4, scope="global"),
-    _early("3 epochs, sigmoid CE", "sigmoid_ce", {"loss.ranking": "none"}),
-    _early("3 epochs, ω from counts online", "online", {"loss.gap.omega": "online"}),
-    _early("3 epochs, ω from the set's counts", "offline", {"loss.gap.omega": "offline"}),
+    _early("2 epochs, sigmoid CE", "sigmoid_ce", {"loss.ranking": "none"}),
+    _early("2 epochs, ω from counts online", "online", {"loss.gap.omega": "online"}),
+    _early("2 epochs, ω from the set's counts", "offline", {"loss.gap.omega": "offline"}),
 )
 _CCP = (
     *_pair("sigmoid CE", "sigmoid_ce", data="ccp"),

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rog_jax.data import Annotations, load_lvis, load_openimages
-from rog_jax.tools.reproduce import runner, sets
+from rog_jax.tools.reproduce import cost, runner, sets
 from rog_jax.tools.reproduce.__main__ import main
 from rog_jax.tools.reproduce.places import ROOT, Places, alone_in
 from rog_jax.tools.reproduce.programs import ProgramError, call, timed
@@ -260,3 +260,12 @@ def test_a_figure_end_to_end(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     main(command)
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step(places, monkeypatch):
+    monkeypatch.setattr(cost, "ROUNDS", 2)
+    page = cost.write_cost(places).read_text()
+    content = json.loads((places.out / "cost.json").read_text())
+    assert all(content["cpu_ms"][ranking] > 0 for ranking in cost.RANKINGS)
+    assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms |" in page

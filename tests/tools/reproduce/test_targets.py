@@ -1,6 +1,8 @@
 """The list of runs: names, order, and settings that the recipes have."""
 
-from configs import ccp_r18, common, mini_lvis
+import pytest
+
+from configs import ccp_r18, common, lvis_r50, mini_lvis
 from rog_jax.models.recipe import with_recipe
 from rog_jax.tools.reproduce.runner import recipe_of
 from rog_jax.tools.reproduce.runs import CAPS
@@ -50,6 +52,14 @@ def test_the_first_comparison_comes_first_and_seed_by_seed():
     assert [seed for _, seed in TARGETS["headline"].wanted(seeds=1)] == [0] * 4
     table1 = [(run.name, seed) for run, seed in TARGETS["table1"].wanted()]
     assert len(table1) == len(set(table1)) == 14 + 2 * 4
+
+
+@pytest.mark.parametrize("recipe", [mini_lvis, ccp_r18, lvis_r50])
+def test_variants_that_make_no_sense_are_named(recipe):
+    with pytest.raises(ValueError, match="unknown variant 3x; choose of"):
+        recipe.get_config("3x,rfs")
+    with pytest.raises(ValueError, match="random and rfs contradict"):
+        recipe.get_config("random,rfs")
 
 
 def test_the_recipe_is_what_the_runner_takes_it_for():
