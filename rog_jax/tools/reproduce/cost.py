@@ -37,8 +37,9 @@ def write_cost(places: Places) -> Path:
     lines = [
         "# The cost of GAP",
         "",
-        f"`python -m rog_jax.tools.reproduce cost`, commit {git_commit()}: processor time of a training step of 8 images "
-        f"and 256 RoIs, {content['categories']} categories; medians of {ROUNDS} rounds of {STEPS} steps, by turns.",
+        f"`python -m rog_jax.tools.reproduce cost`, commit {git_commit()}: processor time of a training step of 8 "
+        f"images and 256 RoIs, {content['categories']} categories; medians of {ROUNDS} rounds of {STEPS} steps, by "
+        "turns.",
         "",
         "| | a step |",
         "|---|---|",
