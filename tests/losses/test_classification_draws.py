@@ -63,13 +63,21 @@ def test_share_of_negatives_that_are_left_is_rho():
     assert np.abs(correlation - np.eye(20)).max() < 5 / np.sqrt(background.size / 20)
 
 
-def test_draws_stay_below_1(monkeypatch):
-    """Where all bits are ones: of the words, and of what is added below them."""
-    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, 2**32 - 1, dtype))
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, (1 - 2.0**-24) / 2))
-    draws = droploss._uniform(jax.random.key(0), 3, 6)
-    assert draws.shape == (3, 6)
-    assert 0.999 < draws.min() <= draws.max() < 1
+def test_draws_are_uniform_and_independent_in_blocks():
+    """Also the four of two rows and two columns, whose words before the hash say each other."""
+    draws = np.asarray(jax.jit(droploss._uniform, static_argnums=(1, 2))(jax.random.key(0), 1024, 600))
+    assert 0 <= draws.min() <= draws.max() < 1
+    cells, _ = np.histogram(draws, 256, (0, 1))
+    assert abs(cells - draws.size / 256).max() < 5 * np.sqrt(draws.size / 256)
+    halves = np.where(draws < 0.5, -1.0, 1.0).reshape(512, 2, 300, 2)
+    corner, right, below, opposite = (halves[:, i, :, j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
+    for product in (corner * right, corner * below, corner * opposite, corner * right * below * opposite):
+        assert abs(product.mean()) < 4 / np.sqrt(product.size)
+
+
+def test_draws_of_ones_stay_below_1():
+    words = jnp.asarray([2**32 - 1], jnp.uint32)
+    assert float(droploss._fraction(words)[0]) == 1 - 2.0**-24
 
 
 def test_nothing_is_dropped_on_background_without_objects():

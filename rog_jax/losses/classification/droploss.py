@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from rog_jax.losses.classification.gumbel import BIAS_INIT, WEIGHT_INIT, gumbel_cross_entropy, gumbel_probability
 from rog_jax.losses.classification.rare_classes import RareClassLoss
@@ -92,14 +92,19 @@ def _draws(key: Any, image_keys: Any, shape: tuple[int, int], axis_name: str | N
 
 
 def _uniform(key: Any, rows: int, columns: int) -> Float[Array, "N C"]:
-    """Draws from [0, 1), four from each random word, since the generator takes longer than the loss.
+    """Draws from [0, 1), each a hash of one random word a row plus one a column, since a word each takes longer than
+    the loss.
 
-    The first eight bits of each draw are its own. Those below come from one number a row plus one a column, so that
-    each draw is still uniform to float32's digits; that they are not independent matters to one entry in 256.
+    The hash (the finaliser of MurmurHash3) is a permutation of the words, so that each draw is uniform and any two are
+    independent; that the four of two rows and two columns are not, it hides.
     """
-    of_words, of_rows, of_columns = jax.random.split(key, 3)
-    words = jax.random.bits(of_words, (rows, -(-columns // 4)), jnp.uint32)
-    first = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(rows, 4 * words.shape[1])[:, :columns]
-    below = jax.random.uniform(of_rows, (rows, 1)) + jax.random.uniform(of_columns, (columns,))
-    draws = (first.astype(jnp.float32) + jnp.where(below >= 1, below - 1, below)) / 256
-    return jnp.minimum(draws, 1 - 2.0**-24)  # the sum of the largest digits is rounded up to 1
+    of_rows, of_columns = jax.random.split(key)
+    words = jax.random.bits(of_rows, (rows, 1), jnp.uint32) + jax.random.bits(of_columns, (columns,), jnp.uint32)
+    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+    return _fraction(words ^ (words >> 16))
+
+
+def _fraction(words: UInt[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The first 24 bits as a number in [0, 1), all that float32 holds without rounding up to 1."""
+    return (words >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)

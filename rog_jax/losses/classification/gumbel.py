@@ -35,10 +35,22 @@ def gumbel_cross_entropy(logits: Float[Array, "*shape"], targets: Bool[Array, "*
     Logits are clipped to [-4, 10]. The gradient is the published program's: 0 beyond that range, and nearly 0 instead
     of -exp(-s) for targets below -3.32, where p (1 - p) falls below 1e-12.
     """
-    decay = jnp.exp(-jnp.clip(logits, LOWEST, HIGHEST))  # -log p
-    # Two ways to write log(1 - p), of which each loses its digits where the other keeps them.
-    of_negative = jnp.where(decay < LOG_2, jnp.log(-jnp.expm1(-decay)), jnp.log1p(-jnp.exp(-decay)))
+    decay, probability, complement = _parts(logits)
+    # Of log(1 - p) one logarithm, of what has the digits: the complement where it is small, 1 - p where p is. There the
+    # quotient makes good what the rounding of 1 - p took, as in Kahan's log1p.
+    likely = decay < LOG_2
+    rounded = jnp.where(likely, complement, 1 - probability)
+    quotient = jnp.where(likely | (rounded == 1), 1, probability / (1 - rounded))
+    of_negative = jnp.where(rounded == 1, -probability, jnp.log(rounded) * quotient)
     return jnp.where(targets, decay, -of_negative)
+
+
+def _parts(logits):
+    """-log p, p and 1 - p of the clipped logits."""
+    decay = jnp.exp(-jnp.clip(logits, LOWEST, HIGHEST))
+    probability = jnp.exp(-decay)
+    # Equal to -expm1(-decay), which takes another exponential, and with all its digits.
+    return decay, probability, jnp.tanh(decay / 2) * (1 + probability)
 
 
 def _forward(logits, targets):
@@ -47,10 +59,7 @@ def _forward(logits, targets):
 
 def _backward(residuals, cotangent):
     logits, targets = residuals
-    decay = jnp.exp(-jnp.clip(logits, LOWEST, HIGHEST))
-    # Not 1 - p: in float32 that is off by a thousandth where p is nearly 1.
-    complement = -jnp.expm1(-decay)
-    probability = jnp.exp(-decay)
+    decay, probability, complement = _parts(logits)
     error = jnp.where(targets, -complement, probability)
     of_probability = error / jnp.maximum(probability * complement, VARIANCE_FLOOR)
     inside = (logits >= LOWEST) & (logits <= HIGHEST)
