@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line; what goes wrong ends in one line that says what to do."""
     flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     work = (flags.work or ROOT / "runs" / ("quick" if flags.quick else "reproduce")).absolute()
     out = (flags.out or (work / "results" if flags.quick else ROOT / "docs" / "results")).absolute()
     folders = [path.absolute() for path in (flags.sprites, flags.backgrounds, flags.ccp)]
@@ -83,11 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def write_pages(targets: list[Target], out: Path, seeds: int | None = None) -> list[Path]:
-    """Writes the page and the plots of every target of which a run is finished; returns the pages."""
+    """Writes the page and the plots of every target that has two finished rows to compare; returns the pages."""
     written = []
     for target in targets:
         rows = read_rows(target, out, seeds)
-        if not any(shown.records for shown in rows.values()):
+        if sum(bool(shown.records) for shown in rows.values()) < 2:
             continue
         plots = draw_target(target, rows, out)
         path = out / f"{target.name}.md"

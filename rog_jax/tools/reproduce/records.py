@@ -103,7 +103,7 @@ def write_record(out: Path, run: Run, seed: int, content: dict[str, Any]) -> Rec
     """Writes a record whole or not at all."""
     path = record_path(out, run, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": SCHEMA, "run": run.description(), "seed": seed} | content)
+    write_json(path, {"schema": SCHEMA, "run": run.description(), "seed": seed} | content, indent=None)
     return read_record(out, run, seed)
 
 

@@ -62,19 +62,20 @@ def read_rows(target: Target, out: Path, seeds: int | None = None) -> dict[str, 
 
 def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> str:
     """A markdown page: what there is, how it is made, tables, and plots by their paths from the page."""
-    finished = sum(len(shown.records) for shown in rows.values())
     commits = sorted({record.content["commit"] or "?" for shown in rows.values() for record in shown.records.values()})
     lines = [
         f"# {target.title}",
         "",
-        f"`python -m rog_jax.tools.reproduce {target.name}`. Commits of the runs: {', '.join(commits) or 'none yet'}.",
+        f"`python -m rog_jax.tools.reproduce {target.name}`. Commits of the runs: {', '.join(commits)}.",
         *(["", target.note] if target.note else []),
+        *_VIEWS[target.view](rows),
     ]
-    if finished:
-        lines += _VIEWS[target.view](rows)
     for plot in plots:
         lines += ["", f"![{target.title}]({plot})"]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines)
+    while "\n\n\n" in text:  # where there was nothing to compare
+        text = text.replace("\n\n\n", "\n\n")
+    return text.rstrip() + "\n"
 
 
 def _groups(rows: dict[str, Shown]) -> list[str]:

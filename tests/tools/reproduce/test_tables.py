@@ -1,5 +1,7 @@
 """Tables and plots from records whose figures are known."""
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -58,7 +60,10 @@ def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(tmp_path):
 
 def test_table3_has_each_number_of_detections(tmp_path):
     write(tmp_path, "table3", "sigmoid CE", 0, 0.1, sweep=sweep(0.0))
+    assert not write_pages([TARGETS["table3"]], tmp_path)  # nothing to compare
+    write(tmp_path, "table3", "sigmoid CE + GAP", 0, 0.1, sweep=sweep(0.0))
     lines = lines_of(tmp_path, "table3")
+    assert "" not in [line for line, following in itertools.pairwise(lines) if not following]
     shown = [line.split(" | ")[1] for line in lines if line.startswith("| sigmoid CE |")]
     assert shown[:4] == ["32.0", "35.0", "40.0", "–"]
     assert (tmp_path / "plots" / "table3.png").is_file()
@@ -87,7 +92,8 @@ def test_figures_4_and_5_from_what_runs_kept(tmp_path):
 
 def test_table6_has_fifths(tmp_path):
     figures = {"bbox": {"AP50": 0.5} | {f"AP50_{k}": k / 10 for k in range(1, 6)}}
-    write(tmp_path, "table6", "EQL", 0, 0.1, figures=figures)
+    for label in ("EQL", "EQLv2"):
+        write(tmp_path, "table6", label, 0, 0.1, figures=figures)
     assert "| EQL | 50.0 | 10.0 | 20.0 | 30.0 | 40.0 | 50.0 | 1 |" in lines_of(tmp_path, "table6")
 
 
