@@ -3,6 +3,8 @@
     python train.py --config configs/ccp_r18.py --workdir runs/ccp_r18
     python eval.py  --config configs/ccp_r18.py --workdir runs/ccp_r18
 
+Variants: `:random`, and `:rfs` (repeat factor sampling, with the weight of GAP that belongs to it).
+
 The data is not part of the repository; `--config.data.root=DIR` says where train.json, val.json and images/ are.
 """
 
@@ -11,8 +13,16 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
-    """The recipe."""
+def get_config(variants: str = "random") -> ConfigDict:
+    """The recipe.
+
+    Args:
+        variants: random or rfs.
+
+    Raises:
+        ValueError: an unknown variant, or both.
+    """
+    chosen = common.variants_of(variants, {"random", "rfs"}, ({"random", "rfs"},))
     config = common.get_config()
     config.data.root = "../shared/data/ccp"
     root = config.data.get_ref("root")
@@ -27,9 +37,11 @@ def get_config() -> ConfigDict:
     config.data.max_objects = 16
     config.data.workers = 0  # a thread reads ahead: two cores have none to spare for processes
 
-    # Repeat factors of so small a set are all 1: sampling is random, and the weight the one that belongs to it.
-    config.sampler.name = "random"
-    config.loss.gap.weight = 1.0
+    if "rfs" in chosen:
+        config.sampler.threshold = 100 / 800  # LVIS's factors for the same counts of images
+    else:
+        config.sampler.name = "random"
+        config.loss.gap.weight = 1.0
 
     config.model.depth = 18
     config.model.width = 32

@@ -29,6 +29,21 @@ def get_config() -> ConfigDict:
     return config
 
 
+def variants_of(text: str, known: set[str], contradictions: tuple[set[str], ...]) -> set[str]:
+    """The variants of a recipe that were asked for, separated by commas.
+
+    Raises:
+        ValueError: an unknown variant, or two that contradict each other.
+    """
+    chosen = set(text.split(","))
+    if chosen - known:
+        raise ValueError(f"unknown variant {', '.join(sorted(chosen - known))}; choose of {', '.join(sorted(known))}")
+    for pair in contradictions:
+        if pair <= chosen:
+            raise ValueError(f"variants {' and '.join(sorted(pair))} contradict each other; choose one of them")
+    return chosen
+
+
 def _data() -> ConfigDict:
     data = ConfigDict()
     data.source = ""  # tfds:NAME (tfds:lvis, tfds:coco/2017): a data set that TFDS has prepared; empty: the files below

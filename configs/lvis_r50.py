@@ -25,14 +25,7 @@ def get_config(variants: str = "1x,rfs") -> ConfigDict:
     Raises:
         ValueError: an unknown variant, or two that contradict each other.
     """
-    chosen = set(variants.split(","))
-    if chosen - VARIANTS:
-        raise ValueError(
-            f"unknown variant {', '.join(sorted(chosen - VARIANTS))}; choose of {', '.join(sorted(VARIANTS))}"
-        )
-    for pair in CONTRADICTIONS:
-        if pair <= chosen:
-            raise ValueError(f"variants {' and '.join(sorted(pair))} contradict each other; choose one of them")
+    chosen = common.variants_of(variants, VARIANTS, CONTRADICTIONS)
     config = common.get_config()
     config.data.train_json = "data/lvis/lvis_v1_train.json"
     config.data.val_json = "data/lvis/lvis_v1_val.json"

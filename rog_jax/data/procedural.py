@@ -7,6 +7,7 @@ only, which is what makes a detector forget it.
 """
 
 import colorsys
+import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -112,20 +113,30 @@ _ATTRIBUTES = (tuple(SHAPES), TEXTURES, tuple(COLOURS))
 MAX_CATEGORIES = len(SHAPES) * len(TEXTURES) * len(COLOURS)
 
 
-def category_looks(num_categories: int) -> list[Look]:
+def category_looks(num_categories: int, disjoint_from: int = 0) -> list[Look]:
     """The looks of the categories, in order of falling image count.
 
     With H = max(1, num_categories // 3), category k >= H is category k % H with one attribute changed: which one turns
-    with k, so that all three kinds of doubles occur. All looks differ, and they depend on `num_categories` alone.
+    with k, so that all three kinds of doubles occur. All looks differ, and they depend on the arguments alone.
+
+    Args:
+        num_categories: C.
+        disjoint_from: not 0 gives C of the looks, evenly spread, that a set of so many categories does not have.
 
     Raises:
         ValueError: more categories than there are combinations.
     """
-    if not 1 <= num_categories <= MAX_CATEGORIES:
+    most = MAX_CATEGORIES - disjoint_from
+    if disjoint_from < 0 or not 1 <= num_categories <= most:
         raise ValueError(
-            f"num_categories is {num_categories}, but shape x texture x colour give 1 to {MAX_CATEGORIES} categories: "
-            "ask for fewer, or take the objects from a folder of sprites."
+            f"num_categories is {num_categories}, but shape x texture x colour give 1 to {max(0, most)} categories"
+            f"{f' beside {disjoint_from} others' if disjoint_from else ''}: ask for fewer, or take the objects from a "
+            "folder of sprites."
         )
+    if disjoint_from:
+        taken = set(category_looks(disjoint_from))
+        left = [look for look in itertools.starmap(Look, itertools.product(*_ATTRIBUTES)) if look not in taken]
+        return [left[k * len(left) // num_categories] for k in range(num_categories)]
     heads = max(1, num_categories // 3)
     codes: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for k in range(heads):
@@ -156,8 +167,8 @@ def _first_unused(code: tuple[int, ...], used: dict[tuple[int, ...], None], turn
 class ProceduralObjects:
     """Draws categories that are combinations of shape, texture and colour; see `scenes.ObjectSource`."""
 
-    def __init__(self, num_categories: int):
-        self.looks = category_looks(num_categories)
+    def __init__(self, num_categories: int, disjoint_from: int = 0):
+        self.looks = category_looks(num_categories, disjoint_from)
         self.names = tuple(look.name for look in self.looks)
         self.definitions = tuple(
             f"a drawn {look.shape} in {look.colour}, its surface {look.texture}" for look in self.looks
@@ -244,23 +255,46 @@ def _shading(side: int, rng: np.random.Generator) -> Float[np.ndarray, "s s"]:
     return 1 + np.float32(np.cos(angle)) * line + np.float32(np.sin(angle)) * line[:, None]
 
 
+class BackgroundRanges(NamedTuple):
+    """What backgrounds vary in; each pair is drawn from uniformly."""
+
+    brightness: tuple[float, float]  # of the ground, 0..255, before each channel differs from it
+    cells: tuple[int, ...]  # a side, of the layers of noise from coarse to fine
+    weave_share: float  # share of the backgrounds with regular waves
+    weave_period: tuple[float, float]  # pixels
+    strokes: tuple[int, int]  # lines, arcs and blobs, fewest and most
+
+
+USUAL_BACKGROUNDS = BackgroundRanges(
+    brightness=(70.0, 180.0), cells=(3, 10, 40), weave_share=0.4, weave_period=(6.0, 30.0), strokes=(2, 7)
+)
+SHIFTED_BACKGROUNDS = BackgroundRanges(
+    brightness=(180.0, 225.0), cells=(6, 20, 64), weave_share=1.0, weave_period=(30.0, 60.0), strokes=(8, 12)
+)
+"""Ground, grain, waves and clutter that `USUAL_BACKGROUNDS` never has."""
+
+
 class ProceduralBackgrounds:
     """Textured backgrounds with strokes and blobs that belong to no category; see `scenes.BackgroundSource`."""
 
+    def __init__(self, ranges: BackgroundRanges = USUAL_BACKGROUNDS):
+        self.ranges = ranges
+
     def render(self, height: int, width: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
         """One background; RGB."""
-        base = rng.uniform(70, 180) + rng.uniform(-35, 35, 3)
+        ranges = self.ranges
+        base = rng.uniform(*ranges.brightness) + rng.uniform(-35, 35, 3)
         image = base.astype(np.float32) + _gradient(height, width, rng)[..., None] * rng.uniform(-40, 40, 3).astype(
             np.float32
         )
-        for cells, strength in ((3, 30), (10, 20), (40, 14)):
+        for cells, strength in zip(ranges.cells, (30, 20, 14), strict=True):
             noise = rng.normal(0, strength * rng.uniform(0.3, 1), (cells, cells, 3)).astype(np.float32)
             noise[..., 1:] = 0.7 * noise[..., :1] + 0.3 * noise[..., 1:]  # neighbouring channels vary together
             image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-        if rng.random() < 0.4:
-            image += _weave(height, width, rng)[..., None]
+        if rng.random() < ranges.weave_share:
+            image += _weave(height, width, ranges.weave_period, rng)[..., None]
         image = np.clip(image, 0, 255).astype(np.uint8)
-        for _ in range(rng.integers(2, 8)):
+        for _ in range(rng.integers(*ranges.strokes, endpoint=True)):
             _distract(image, rng)
         return image
 
@@ -271,9 +305,9 @@ def _gradient(height: int, width: int, rng: np.random.Generator) -> Float[np.nda
     return np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None]
 
 
-def _weave(height: int, width: int, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+def _weave(height: int, width: int, periods: tuple[float, float], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
     """Regular waves, as of planks, tiles or cloth."""
-    period, strength = rng.uniform(6, 30), np.float32(rng.uniform(5, 18))
+    period, strength = rng.uniform(*periods), np.float32(rng.uniform(5, 18))
     waves = _gradient(height, width, rng) * np.float32(max(height, width) * np.pi / period)
     return strength * np.sign(np.sin(waves)) if rng.random() < 0.5 else strength * np.sin(waves)
 

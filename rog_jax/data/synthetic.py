@@ -23,12 +23,16 @@ import numpy as np
 
 from rog_jax.data import tail
 from rog_jax.data.annotations import frequency_group
-from rog_jax.data.procedural import ProceduralBackgrounds, ProceduralObjects
+from rog_jax.data.procedural import (
+    SHIFTED_BACKGROUNDS,
+    USUAL_BACKGROUNDS,
+    ProceduralBackgrounds,
+    ProceduralObjects,
+)
 from rog_jax.data.scenes import (
     SHIFTED,
     USUAL,
     BackgroundSource,
-    Conditions,
     ObjectSource,
     SceneSettings,
     compose,
@@ -49,6 +53,7 @@ class SyntheticSettings:
     train_images: int = 1000
     val_images: int = 200
     num_categories: int = 24
+    disjoint_from: int = 0  # drawn categories are those that a set of so many does not have
     height: int = 128  # pixels of each image
     width: int = 128
     objects: tuple[int, int] = (3, 8)  # objects an image, fewest and most
@@ -59,7 +64,7 @@ class SyntheticSettings:
     counts: tuple[int, ...] = tail.LVIS_V1_COUNTS  # training image counts to imitate
     zipf: float = 0.0  # if not 0, counts fall as 1 / rank ** zipf instead
     val_instances: int = 20  # least validation instances of each category
-    val_shift: bool = False  # validation in poses, light and noise that training never has
+    val_shift: bool = False  # validation in poses, light, noise and drawn backgrounds that training never has
     federated: float = 1.0  # share of an image's absent categories in its neg_category_ids
     not_exhaustive: float = 0.0  # share of (image, category) pairs of several objects that lack one annotation
     sprites: str = ""  # folder of styles; empty draws the objects
@@ -86,6 +91,8 @@ class SyntheticSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
         if not self.counts or min(self.counts) < 1:
             raise ValueError("counts must be a list of training image counts, each at least 1.")
+        if self.disjoint_from < 0 or (self.disjoint_from and self.sprites):
+            raise ValueError(f"disjoint_from is {self.disjoint_from}: a number of drawn categories, without sprites.")
         if not self.sprites and (self.train_styles or self.val_styles):
             raise ValueError("train_styles and val_styles choose among sprites: give the folder of the sprites, too.")
 
@@ -201,7 +208,7 @@ def _draw(drawing: _Drawing, images: Path) -> list[_Object]:
             settings.min_visible,
             settings.min_pixels,
         ),
-        _conditions(settings, drawing.split),
+        SHIFTED if _shifts(settings, drawing.split) else USUAL,
         np.random.default_rng([settings.seed, _SCENES, validation, drawing.number]),
     )
     path = images / _file_name(drawing.split, drawing.number)
@@ -213,8 +220,8 @@ def _draw(drawing: _Drawing, images: Path) -> list[_Object]:
     return [_annotation(category, mask, settings.polygon_error) for category, mask in pairs]
 
 
-def _conditions(settings: SyntheticSettings, split: str) -> Conditions:
-    return SHIFTED if settings.val_shift and split == VAL else USUAL
+def _shifts(settings: SyntheticSettings, split: str) -> bool:
+    return settings.val_shift and split == VAL
 
 
 def _annotation(category: int, mask: np.ndarray, polygon_error: float) -> _Object:
@@ -238,9 +245,10 @@ def _simplified(polygon: list[float], error: float) -> list[float]:
 
 @lru_cache(maxsize=8)
 def _sources(settings: SyntheticSettings, split: str) -> tuple[ObjectSource, BackgroundSource]:
-    backgrounds = PhotoBackgrounds(settings.backgrounds) if settings.backgrounds else ProceduralBackgrounds()
+    ranges = SHIFTED_BACKGROUNDS if _shifts(settings, split) else USUAL_BACKGROUNDS
+    backgrounds = PhotoBackgrounds(settings.backgrounds) if settings.backgrounds else ProceduralBackgrounds(ranges)
     if not settings.sprites:
-        return ProceduralObjects(settings.num_categories), backgrounds
+        return ProceduralObjects(settings.num_categories, settings.disjoint_from), backgrounds
     train = settings.train_styles or tuple(s for s in styles_in(settings.sprites) if s not in settings.val_styles)
     val = settings.val_styles or train
     if not train:

@@ -39,11 +39,17 @@ _LOWEST_TOP = 10  # percent, of the axis of a run that has found next to nothing
 _WIDE = 50  # largest over smallest value of a logarithmic axis that has numbers enough
 
 
-def draw_all(runs: Sequence[Evaluated], folder: Path) -> dict[str, Path]:
-    """Writes every figure that one of the runs has data for as `NAME.png`; returns the paths by name."""
+def draw_all(runs: Sequence[Evaluated], folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Writes every figure that one of the runs has data for as `NAME.png`; returns the paths by name.
+
+    Args:
+        runs: side by side.
+        folder: made if absent.
+        names: of the figures that are wanted; all if none is named.
+    """
     paths = {}
     for name, (draw, has_data, shared) in _FIGURES.items():
-        if not any(map(has_data, runs)):
+        if (names and name not in names) or not any(map(has_data, runs)):
             continue
         columns = 1 if shared else len(runs)
         figure = Figure(figsize=(6.2 * columns, 3.8), dpi=_PIXELS_PER_INCH, layout="constrained")

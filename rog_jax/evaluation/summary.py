@@ -75,9 +75,10 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> Path:
     return write_json(Path(folder) / "metrics.json", {"schema": SCHEMA} | dict(metrics))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Writes a json file that is never seen half written; NaN becomes null."""
-    _write_whole(path, json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> Path:
+    """Writes a json file that is never seen half written; NaN becomes null. Without an indent it is one line."""
+    separators = (",", ":") if indent is None else None
+    _write_whole(path, json.dumps(_jsonable(content), indent=indent, separators=separators, allow_nan=False) + "\n")
     return path
 
 

@@ -2,6 +2,7 @@
 
 examples:
   python -m rog_jax.tools.make_dataset --out data/procedural
+  python -m rog_jax.tools.make_dataset --out data/mini_lvis --preset mini_lvis
   python -m rog_jax.tools.make_dataset --out data/sprites --sprites SPRITES --backgrounds PHOTOS \\
       --val-styles twemoji --num-categories 200 --train-images 5000 --size 256 --counts lvis_v1_categories.json
 As large as LVIS v1, with its 1,203 image counts (docs/data.md tells how long that takes):
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from rog_jax.data.presets import PRESETS, preset
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 
 _DEFAULTS = SyntheticSettings()
@@ -32,19 +34,20 @@ def _parser() -> argparse.ArgumentParser:
         description=description,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # what is not given is the preset's
     )
 
     def add(group, flag: str, text: str, **options) -> None:
         default = getattr(_DEFAULTS, flag.lstrip("-").replace("-", "_"), None)
         if default not in (None, "", ()) and default is not False:
             options.setdefault("type", type(default))
-            options["default"] = default
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text += f" [{shown}]"
         group.add_argument(flag, help=text, **options)
 
     add(parser, "--out", "folder to write: train.json, val.json, images/*.jpg", required=True, type=Path)
-    add(parser, "--overwrite", "replace a set that is already in the folder", action="store_true")
+    add(parser, "--preset", "a set with a name; flags beside it change single settings", choices=PRESETS)
+    add(parser, "--overwrite", "replace a set that is already in the folder", action="store_true", default=False)
     add(
         parser, "--workers", "processes that draw; 0 draws in this one; the result is the same [0]", type=int, default=0
     )
@@ -54,15 +57,19 @@ def _parser() -> argparse.ArgumentParser:
         "also write a picture of the first training scenes with outlines",
         metavar="FILE.png",
         type=Path,
+        default=None,
     )
     scenes = parser.add_argument_group("scenes")
     add(scenes, "--seed", "the same seed gives the same bytes")
     add(scenes, "--train-images", "number of training images")
     add(scenes, "--val-images", "number of validation images")
-    size = scenes.add_argument(
-        "--size", nargs="+", type=int, metavar="PX", help="height and width, or one side of a square"
+    scenes.add_argument(
+        "--size",
+        nargs="+",
+        type=int,
+        metavar="PX",
+        help=f"height and width, or one side of a square [{_DEFAULTS.height} {_DEFAULTS.width}]",
     )
-    size.default, size.help = [_DEFAULTS.height, _DEFAULTS.width], f"{size.help} [{_DEFAULTS.height} {_DEFAULTS.width}]"
     pair = {"nargs": 2, "type": int, "metavar": ("MIN", "MAX")}
     add(scenes, "--objects", "objects an image", **pair)
     add(scenes, "--object-size", "pixels across an object", **pair)
@@ -72,23 +79,26 @@ def _parser() -> argparse.ArgumentParser:
     add(scenes, "--jpeg-quality", "1 to 100")
     labels = parser.add_argument_group("categories and labels")
     add(labels, "--num-categories", "number of categories")
+    add(labels, "--disjoint-from", "not 0 draws categories that a drawn set of so many does not have")
     labels.add_argument(
         "--counts",
         type=Path,
         metavar="FILE.json",
         help="tail to imitate: a list of training image counts, or LVIS categories with image_count [LVIS v1's]",
     )
-    labels.add_argument(
-        "--zipf", type=float, default=0.0, metavar="EXPONENT", help="counts fall as 1 / rank**EXPONENT instead"
-    )
+    labels.add_argument("--zipf", type=float, metavar="EXPONENT", help="counts fall as 1 / rank**EXPONENT instead")
     add(labels, "--val-instances", "least validation instances of each category")
-    add(labels, "--val-shift", "validation in poses, light and noise that training never has", action="store_true")
+    add(
+        labels,
+        "--val-shift",
+        "validation in poses, light, noise and drawn backgrounds that training never has",
+        action="store_true",
+    )
     add(labels, "--polygon-error", "pixels by which polygons may leave the mask's edge; 0 follows every pixel")
     add(labels, "--federated", "share of an image's absent categories in its neg_category_ids")
     labels.add_argument(
         "--not-exhaustive",
         type=float,
-        default=0.0,
         metavar="SHARE",
         help="share of (image, category) pairs with two objects or more of which one is left unannotated [0.0]",
     )
@@ -98,11 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--sprites",
         "folder of styles, each a zip or a sub-folder of RGBA CATEGORY.png",
         metavar="DIR",
-        default="",
     )
-    add(sources, "--train-styles", "styles to train on [all but those of validation]", nargs="+", default=())
-    add(sources, "--val-styles", "styles of validation [those of training]", nargs="+", default=())
-    add(sources, "--backgrounds", "folder of photographs to crop", metavar="DIR", default="")
+    add(sources, "--train-styles", "styles to train on [all but those of validation]", nargs="+")
+    add(sources, "--val-styles", "styles of validation [those of training]", nargs="+")
+    add(sources, "--backgrounds", "folder of photographs to crop", metavar="DIR")
     return parser
 
 
@@ -167,15 +176,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     flags = vars(parser.parse_args(arguments))
     out, overwrite, workers, picture = (flags.pop(name) for name in ("out", "overwrite", "workers", "preview"))
-    size = flags.pop("size")
-    if len(size) > 2:
-        parser.error("--size takes one number or two: height and width")
+    name = flags.pop("preset", None)
+    if size := flags.pop("size", None):
+        if len(size) > 2:
+            parser.error("--size takes one number or two: height and width")
+        flags |= {"height": size[0], "width": size[-1]}
     try:
-        counts = flags.pop("counts")
-        if counts:
-            flags["counts"] = read_counts(counts)
+        if "counts" in flags:
+            flags["counts"] = read_counts(flags["counts"])
         flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-        settings = SyntheticSettings(height=size[0], width=size[-1], **flags)
+        settings = preset(name, **flags) if name else SyntheticSettings(**flags)
         paths = make_dataset(out, settings, workers=workers, overwrite=overwrite)
         if picture:
             preview(paths["train_json"], paths["images"], picture)

@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 
 from rog_jax.data import load_lvis, scenes
 from rog_jax.data.annotations import frequency_group
-from rog_jax.data.procedural import MAX_CATEGORIES, category_looks
+from rog_jax.data.presets import PRESETS, preset
+from rog_jax.data.procedural import MAX_CATEGORIES, SHIFTED_BACKGROUNDS, USUAL_BACKGROUNDS, category_looks
 from rog_jax.data.scenes import SHIFTED, USUAL, SceneSettings, compose, mask_to_polygons
 from rog_jax.data.sprites import PhotoBackgrounds, SpriteObjects, common_categories, styles_in
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset, plan_categories
@@ -413,6 +414,13 @@ def test_shifted_conditions_are_unseen():
         assert usual[1] <= shifted[0] or shifted[1] <= usual[0]
 
 
+def test_shifted_backgrounds_are_unseen():
+    usual, shifted = USUAL_BACKGROUNDS, SHIFTED_BACKGROUNDS
+    for name in ("brightness", "weave_period", "strokes"):
+        assert getattr(usual, name)[1] <= getattr(shifted, name)[0]
+    assert not set(usual.cells) & set(shifted.cells)
+
+
 def test_shift_changes_validation_only(small, tmp_path):
     make_dataset(tmp_path, dataclasses.replace(SMALL, val_shift=True))
     shifted, usual = digest(tmp_path), digest(small)
@@ -447,6 +455,8 @@ def test_an_existing_set_is_not_overwritten_unasked(small, tmp_path):
         ({"val_styles": ("noto",)}, "folder of the sprites"),
         ({"counts": ()}, "counts"),
         ({"zipf": -1.0}, "negative"),
+        ({"disjoint_from": MAX_CATEGORIES - 8}, "1 to 8 categories beside"),
+        ({"disjoint_from": -1}, "disjoint_from"),
     ],
 )
 def test_wrong_settings_say_what_to_change(tmp_path, change, message):
@@ -491,6 +501,45 @@ def test_command_line(small, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "p.png")) is not None
     with pytest.raises(SystemExit, match="overwrite"):
         main(["--out", str(tmp_path / "out"), *flags.split()])
+
+
+def test_categories_of_the_backbone_are_none_of_the_benchmark():
+    of_benchmark, of_backbone = preset("mini_lvis"), preset("mini_lvis_backbone")
+    looks = category_looks(of_backbone.num_categories, of_backbone.disjoint_from)
+    assert len(set(looks)) == of_backbone.num_categories
+    assert not set(looks) & set(category_looks(of_benchmark.num_categories))
+    every = category_looks(MAX_CATEGORIES)
+    assert [set(kinds) for kinds in zip(*looks, strict=True)] == [set(kinds) for kinds in zip(*every, strict=True)]
+
+
+def test_mini_lvis_has_the_tail_of_lvis():
+    settings = preset("mini_lvis")
+    plan = plan_categories(settings, "train")
+    counts = np.bincount(np.concatenate([np.unique(kinds) for kinds in plan]), minlength=settings.num_categories)
+    shares = Counter(frequency_group(int(count)) for count in counts)
+    assert {group: shares[group] / len(counts) for group in "rcf"} == pytest.approx(
+        {"r": 0.28, "c": 0.38, "f": 0.34}, abs=0.015
+    )
+    tail = np.sort(counts)[::-1][shares["f"] :]
+    middles = (np.arange(len(counts)) + 0.5) * len(LVIS_V1_COUNTS) / len(counts)
+    np.testing.assert_array_equal(tail, np.array(LVIS_V1_COUNTS)[middles.astype(int)][shares["f"] :])
+    instances = np.bincount(np.concatenate(plan_categories(settings, "val")), minlength=settings.num_categories)
+    assert instances.min() >= 20
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if "sprites" not in name])
+def test_a_preset_is_made_by_its_name(name, tmp_path):
+    few = {"train_images": 3, "val_images": 2, "num_categories": 3, "val_instances": 1, "counts": (3,)}
+    make_dataset(tmp_path / "here", preset(name, **few))
+    (tmp_path / "counts.json").write_text("[3]")
+    flags = f"--train-images 3 --val-images 2 --num-categories 3 --val-instances 1 --counts {tmp_path}/counts.json"
+    main(["--out", str(tmp_path / "out"), "--preset", name, *flags.split()])
+    assert digest(tmp_path / "out") == digest(tmp_path / "here")
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ValueError, match="'mini'; there are mini_lvis"):
+        preset("mini")
 
 
 def test_help_needs_no_accelerator():

@@ -1,0 +1,48 @@
+"""Where a reproduction reads and writes."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[3]
+"""Of the source tree, in which train.py and eval.py are."""
+
+
+class Places(NamedTuple):
+    """Folders, and whether all is made tiny.
+
+    Attributes:
+        work: sets, backbones, and the folders of runs at work.
+        out: records, tables and plots.
+        sprites: folder of styles (docs/data.md), for the second set.
+        backgrounds: folder of photographs behind the sprites.
+        ccp: folder of the photographs in LVIS format.
+        quick: tiny sets, model and schedule, which show that everything works and nothing else.
+        keep: whether folders of finished runs stay.
+    """
+
+    work: Path
+    out: Path
+    sprites: Path
+    backgrounds: Path
+    ccp: Path
+    quick: bool = False
+    keep: bool = False
+
+
+@contextlib.contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Keeps a second program out of the same work folder, where both would train the same runs.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(f"another program reproduces in {work}: wait for it, or give another --work") from error
+        yield

@@ -1,0 +1,257 @@
+"""The pages of the results: markdown made from the records that are there."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rog_jax.tools.reproduce.records import FIGURES, Record, read_record
+from rog_jax.tools.reproduce.runs import CAPS
+from rog_jax.tools.reproduce.targets import Row, Target
+
+Figures = dict[str, Any]
+KIND_NAMES = {"segm": "masks", "bbox": "boxes"}
+FIFTHS = ("AP50", *(f"AP50_{number}" for number in range(1, 6)))
+_NAMES = {"AP": "AP", "APr": "AP_r", "APc": "AP_c", "APf": "AP_f"}
+
+
+class Shown:
+    """A row with the records of its seeds that are there.
+
+    Attributes:
+        row: of the target.
+        records: by seed.
+        gamma: of NorCal, None without it.
+    """
+
+    def __init__(self, row: Row, records: dict[int, Record]):
+        self.row, self.records = row, records
+        self.gamma = self._best_gamma() if row.norcal and records else None
+
+    def figures(self, kind: str, cap: int | None = None) -> dict[int, Figures]:
+        """Of each seed; seeds without any of that kind are left out."""
+        found = {seed: record.figures(kind, self.gamma, cap) for seed, record in self.records.items()}
+        return {seed: figures for seed, figures in found.items() if figures}
+
+    def _best_gamma(self) -> float:
+        """That of the best AP of masks, as the mean over the seeds, among those that calibrate at all."""
+        kept = (gamma for gamma in self.row.run.gammas if gamma)
+        return max(
+            kept,
+            key=lambda gamma: statistics.fmean(
+                record.figures("segm", gamma).get("AP", -1.0) for record in self.records.values()
+            ),
+        )
+
+
+def read_rows(target: Target, out: Path, seeds: int | None = None) -> dict[str, Shown]:
+    """The target's rows by label, with the records that are there.
+
+    Raises:
+        RecordError: a record is there that is another run's.
+    """
+    rows = {}
+    for row in target.rows:
+        records = {seed: read_record(out, row.run, seed) for seed in range(max(seeds or 0, row.seeds))}
+        rows[row.label] = Shown(row, {seed: record for seed, record in records.items() if record is not None})
+    return rows
+
+
+def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> str:
+    """A markdown page: what there is, how it is made, tables, and plots by their paths from the page."""
+    commits = sorted({record.content["commit"] or "?" for shown in rows.values() for record in shown.records.values()})
+    lines = [
+        f"# {target.title}",
+        "",
+        f"`python -m rog_jax.tools.reproduce {target.name}`. Commits of the runs: {', '.join(commits)}.",
+        *(["", target.note] if target.note else []),
+        *_VIEWS[target.view](rows),
+    ]
+    for plot in plots:
+        lines += ["", f"![{target.title}]({plot})"]
+    text = "\n".join(lines)
+    while "\n\n\n" in text:  # where there was nothing to compare
+        text = text.replace("\n\n\n", "\n\n")
+    return text.rstrip() + "\n"
+
+
+def _groups(rows: dict[str, Shown]) -> list[str]:
+    lines = []
+    for kind, name in KIND_NAMES.items():
+        if any(shown.figures(kind) for shown in rows.values()):
+            lines += ["", f"AP of {name}, mean ± standard deviation over the seeds, in percent:", ""]
+            lines += figure_table(rows, FIGURES, lambda shown, kind=kind: shown.figures(kind), paper=kind == "segm")
+            lines += ["", *difference_table(rows, FIGURES, lambda shown, kind=kind: shown.figures(kind))]
+    return [*lines, "", *cost_table(rows)]
+
+
+def figure_table(
+    rows: dict[str, Shown],
+    names: Sequence[str],
+    figures: Callable[[Shown], dict[int, Figures]],
+    *,
+    paper: bool,
+) -> list[str]:
+    """A line of each row: its figures and how many seeds they are of.
+
+    Args:
+        rows: by label.
+        names: of the figures.
+        figures: of a row, by seed.
+        paper: adds the paper's figures, where they are known.
+    """
+    header = ["", *(_NAMES.get(name, name) for name in names), "seeds", *(["paper: AP_r / AP_c / AP_f"] * paper)]
+    lines = [_line(header), "|---" * len(header) + "|"]
+    for label, shown in rows.items():
+        found = figures(shown)
+        cells = [mean_and_spread([of_seed[name] for of_seed in found.values()]) for name in names]
+        gamma = "" if shown.gamma is None else f" (γ = {shown.gamma:g})"
+        lines.append(_line([label + gamma, *cells, str(len(found)), *([shown.row.paper] * paper)]))
+    return lines
+
+
+def difference_table(
+    rows: dict[str, Shown], names: Sequence[str], figures: Callable[[Shown], dict[int, Figures]]
+) -> list[str]:
+    """Each row less the one that it is compared with, seed by seed; [] where there is nothing to compare."""
+    lines = []
+    for label, shown in rows.items():
+        other = rows.get(shown.row.against)
+        ours, theirs = figures(shown), figures(other) if other else {}
+        for seed in sorted(ours.keys() & theirs.keys()):
+            cells = [f"{100 * (ours[seed][name] - theirs[seed][name]):+.1f}" for name in names]
+            lines.append(_line([label, shown.row.against, str(seed), *cells]))
+    header = ["", "less", "seed", *(_NAMES.get(name, name) for name in names)]
+    return [_line(header), "|---" * len(header) + "|", *lines] if lines else []
+
+
+def cost_table(rows: dict[str, Shown]) -> list[str]:
+    """Seconds of processors that a step took, start and compilation included, and of the clock that a run took."""
+    lines = [_line(["", "processor time a step", "a run by the clock", "steps"]), "|---" * 4 + "|"]
+    for label, shown in rows.items():
+        contents = [record.content for record in shown.records.values()]
+        if contents:
+            a_step = statistics.fmean(1000 * c["spent"]["training"]["cpu_seconds"] / c["steps"] for c in contents)
+            clock = statistics.fmean(sum(part["seconds"] for part in c["spent"].values()) for c in contents)
+            lines.append(_line([label, f"{a_step:.0f} ms", f"{clock / 60:.0f} min", str(contents[0]["steps"])]))
+    return lines
+
+
+def _caps(rows: dict[str, Shown]) -> list[str]:
+    """Table 3: at each number of detections an image, and as AP-fixed."""
+    lines = []
+    for kind, name in KIND_NAMES.items():
+        for cap in CAPS:
+
+            def figures(shown: Shown, kind: str = kind, cap: int = cap) -> dict[int, Figures]:
+                return shown.figures(kind, cap)
+
+            lines += ["", f"AP of {name}, best {cap} detections of an image:", ""]
+            lines += figure_table(rows, FIGURES, figures, paper=False)
+            lines += ["", *difference_table(rows, FIGURES, figures)]
+
+        def fixed(shown: Shown, kind: str = kind) -> dict[int, Figures]:
+            return {seed: found["fixed"] for seed, found in shown.figures(kind).items() if "fixed" in found}
+
+        lines += ["", f"AP-fixed of {name}: best 10,000 of a category, none cut by image:", ""]
+        lines += figure_table(rows, FIGURES, fixed, paper=False)
+    return lines
+
+
+def _fifths(rows: dict[str, Shown]) -> list[str]:
+    lines = ["", "AP50 of boxes over all categories and over each fifth of them, from the rarest (1) on:", ""]
+    lines += figure_table(rows, FIFTHS, lambda shown: shown.figures("bbox"), paper=False)
+    return [*lines, "", *difference_table(rows, FIFTHS, lambda shown: shown.figures("bbox"))]
+
+
+def _gradients(rows: dict[str, Shown]) -> list[str]:
+    lines = _medians(rows, "gradient_sums", lambda sums: sums[0] / sums[1] if sums and sums[1] else math.nan)
+    return ["", "Positive over negative gradients, the median over the categories of a group:", "", *lines]
+
+
+def _classifiers(rows: dict[str, Shown]) -> list[str]:
+    lines = _medians(rows, "classifier_norms", lambda norm: norm)
+    return ["", "Norm of the classifier's weights, the median over the categories of a group:", "", *lines]
+
+
+def _intervals(rows: dict[str, Shown]) -> list[str]:
+    """Differences with what they owe to the choice of validation images; the mean over the seeds, replicate by
+    replicate."""
+    lines = []
+    for kind, name in KIND_NAMES.items():
+        pairs = [(label, shown, rows[shown.row.against]) for label, shown in rows.items() if shown.row.against]
+        found = [(label, paired_replicates(*pair, kind)) for label, *pair in pairs]
+        header = ["less the row without GAP", *(_NAMES[figure] for figure in FIGURES), "seeds"]
+        table = [
+            _line([label, *(_interval(replicates[figure]) for figure in FIGURES), str(seeds)])
+            for label, (replicates, seeds) in found
+            if seeds
+        ]
+        if table:
+            lines += ["", f"AP of {name}: difference in percent points, and its 95 % interval over validation images:"]
+            lines += ["", _line(header), "|---" * len(header) + "|", *table]
+    return lines
+
+
+def paired_replicates(shown: Shown, other: Shown, kind: str) -> tuple[dict[str, np.ndarray], int]:
+    """Differences by figure, the mean over the seeds that both have, and how many these are."""
+    seeds = sorted(shown.records.keys() & other.records.keys())
+    ours, theirs = ([rows.records[seed].content["replicates"].get(kind) for seed in seeds] for rows in (shown, other))
+    pairs = [(one, two) for one, two in zip(ours, theirs, strict=True) if one and two]
+    if not pairs:
+        return {}, 0
+    differences = {
+        name: np.mean([np.array(one[name], float) - np.array(two[name], float) for one, two in pairs], axis=0)
+        for name in FIGURES
+    }
+    return differences, len(pairs)
+
+
+def _interval(differences: np.ndarray) -> str:
+    if np.isnan(differences).all():
+        return "–"
+    low, high = np.nanpercentile(100 * differences, [2.5, 97.5])
+    return f"{100 * np.nanmean(differences):+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _bootstrap(rows: dict[str, Shown]) -> list[str]:
+    return [*_groups(rows), *_intervals(rows)]
+
+
+def _medians(rows: dict[str, Shown], name: str, value: Callable) -> list[str]:
+    lines = [_line(["", "rare", "common", "frequent"]), "|---" * 4 + "|"]
+    for label, shown in rows.items():
+        for seed, record in shown.records.items():
+            groups, values = record.content["categories"]["group"], record.content["classifier"].get(name, [])
+            cells = []
+            for group in "rcf":
+                own = [value(v) for v, g in zip(values, groups, strict=False) if g == group]
+                cells.append(f"{statistics.median(own):.3g}" if own else "–")
+            lines.append(_line([f"{label}, seed {seed}", *cells]))
+    return lines
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """In percent; the standard deviation (of a sample) where there are several."""
+    known = [100 * value for value in values if not math.isnan(value)]
+    if not known:
+        return "–"
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.1f}{spread}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+_VIEWS: dict[str, Callable[[dict[str, Shown]], list[str]]] = {
+    "groups": _groups,
+    "bootstrap": _bootstrap,
+    "caps": _caps,
+    "gradients": _gradients,
+    "classifiers": _classifiers,
+    "fifths": _fifths,
+}

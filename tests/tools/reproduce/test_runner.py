@@ -1,0 +1,271 @@
+"""The queue: what is made, what is not made again, and what is left after an interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rog_jax.data import Annotations, load_lvis, load_openimages
+from rog_jax.tools.reproduce import cost, runner, sets
+from rog_jax.tools.reproduce.__main__ import main
+from rog_jax.tools.reproduce.places import ROOT, Places, alone_in
+from rog_jax.tools.reproduce.programs import ProgramError, call, timed
+from rog_jax.tools.reproduce.records import RecordError, read_record, record_path, write_record
+from rog_jax.tools.reproduce.runs import Run, gap_variation, object_level
+from rog_jax.tools.reproduce.sets import data_settings, without_heads
+from rog_jax.tools.reproduce.status import status
+from rog_jax.tools.reproduce.targets import TARGETS
+from rog_jax.training.initial import InitialWeights
+
+RUN = gap_variation("weight_3", weight=3.0)
+
+
+@pytest.fixture
+def places(tmp_path) -> Places:
+    nowhere = tmp_path / "nowhere"
+    return Places(tmp_path / "work", tmp_path / "out", nowhere, nowhere, nowhere, quick=True)
+
+
+def content(ap: float = 0.1, seconds: float = 60.0, **more) -> dict:
+    """A record as short as pages allow."""
+    figures = {"AP": ap, "APr": ap / 2, "APc": ap, "APf": 2 * ap}
+    spent = {"training": {"seconds": seconds, "cpu_seconds": 40.0}, "evaluation": {"seconds": 0.0, "cpu_seconds": 1.0}}
+    return {
+        "spent": spent,
+        "steps": 4,
+        "commit": "abc",
+        "figures": {"bbox": figures, "segm": figures},
+        "sweep": [],
+        "categories": {"category_id": [1], "group": ["r"]},
+        "classifier": {},
+        "replicates": {},
+    } | more
+
+
+@pytest.fixture
+def programs(monkeypatch, places):
+    """Stands in for train.py and eval.py: notes how they were called, and fails where it is told to."""
+    calls, fails = [], []
+
+    def called(arguments, log, devices=1):
+        calls.append((arguments, devices))
+        if any(text in " ".join(arguments) for text in fails):
+            raise ProgramError("failed")
+
+    monkeypatch.setattr(runner, "call", called)
+    monkeypatch.setattr(runner, "data_settings", lambda data, places: {"data.root": "DATA"})
+    monkeypatch.setattr(runner, "start_settings", lambda data, depth, places: {"init_from": f"R{depth}"})
+    monkeypatch.setattr(runner, "collect", lambda workdir, replicates: content())
+    return calls, fails
+
+
+def test_only_missing_runs_are_made(places, programs):
+    calls, _ = programs
+    runs = [(RUN, 0), (object_level("sigmoid_ce"), 0), (RUN, 1)]
+    write_record(places.out, RUN, 0, content(0.7))
+    assert runner.make_runs(runs, places)
+    assert read_record(places.out, RUN, 0).content["figures"]["bbox"]["AP"] == 0.7
+    trained = [arguments for arguments, _ in calls if arguments[0] == "train.py"]
+    assert [next(word for word in words if "workdir" in word).rpartition("/")[2] for words in trained] == [
+        "sigmoid_ce.seed0",
+        f"{RUN.name}.seed1",
+    ]
+    assert "--config.train.seed=1" in trained[1]
+    assert "--config.loss.gap.weight=3.0" in trained[1]
+    assert "--config.init_from=R18" in trained[1]
+    calls.clear()
+    assert runner.make_runs(runs, places)
+    assert not calls
+
+
+def test_what_a_run_is_evaluated_for(places, programs):
+    calls, _ = programs
+    runner.make_run(object_level("softmax_ce", rfs=True), 0, places)
+    train, evaluation, sweep = (arguments for arguments, _ in calls)
+    assert train[0] == "train.py"
+    assert evaluation == ["eval.py", *train[1:]]
+    assert "--config=configs/mini_lvis.py:rfs" in train
+    assert sweep[: len(train)] == evaluation
+    assert "--sweep_gammas=0,0.25,0.5,0.75,1" in sweep
+    calls.clear()
+    runner.make_run(Run("boxes", data="openimages", devices=4), 0, places)
+    assert [(arguments[0], devices) for arguments, devices in calls] == [("train.py", 4), ("eval.py", 1)]
+
+
+def test_a_failed_run_is_made_again_and_its_time_counted(places, programs):
+    calls, fails = programs
+    fails.append("eval.py")
+    with pytest.raises(ProgramError):
+        runner.make_runs([(RUN, 0)], places)
+    assert read_record(places.out, RUN, 0) is None
+    folder = places.work / "runs" / f"{RUN.name}.seed0"
+    spent = json.loads((folder / "spent.json").read_text())
+    assert spent.keys() == {"training", "evaluation"}
+    spent["training"]["seconds"] = 1000.0
+    (folder / "spent.json").write_text(json.dumps(spent))
+    fails.clear()
+    assert runner.make_runs([(RUN, 0)], places)
+    assert [arguments[0] for arguments, _ in calls] == ["train.py", "eval.py", "train.py", "eval.py", "eval.py"]
+    assert not folder.exists()
+
+
+def test_no_run_is_begun_when_time_is_up(places, programs):
+    calls, _ = programs
+    assert not runner.make_runs([(RUN, 0)], places, minutes=0.0)
+    assert not calls
+
+
+def test_records_of_other_settings_are_refused(places):
+    write_record(places.out, RUN, 0, content())
+    changed = Run(RUN.name, RUN.settings | {"loss.gap.weight": 2.0})
+    with pytest.raises(RecordError, match=r"other settings \(settings\): move it away"):
+        read_record(places.out, changed, 0)
+    record_path(places.out, RUN, 0).write_text("{")
+    with pytest.raises(RecordError, match="remove it"):
+        read_record(places.out, RUN, 0)
+
+
+def test_two_programs_do_not_share_a_folder(places):
+    with alone_in(places.work), pytest.raises(RuntimeError, match="another program"), alone_in(places.work):
+        pass
+
+
+def test_a_failing_program_is_shown_with_its_last_lines(tmp_path):
+    log = tmp_path / "log.txt"
+    with pytest.raises(ProgramError, match="ZeroDivisionError"), timed(tmp_path / "spent.json", "a"):
+        call(["-c", "1 / 0"], log)
+    with timed(tmp_path / "spent.json", "a"):
+        call(["-c", "import rog_jax; print(rog_jax.__file__)"], log)
+    assert str(ROOT) in log.read_text()
+    assert json.loads((tmp_path / "spent.json").read_text())["a"]["seconds"] > 0
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from rog_jax.tools.reproduce import runner
+from rog_jax.tools.reproduce.programs import call
+program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))" + chr(10)
+program += "print('training', flush=True)" + chr(10) + "time.sleep(600)"
+try:
+    with runner._Terminated():
+        call(["-c", program], Path(sys.argv[1]))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_sigterm_reaches_the_training_and_waits_for_it(tmp_path):
+    log = tmp_path / "log.txt"
+    command = [sys.executable, "-c", STOPPED, str(log)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (log.is_file() and "\ntraining" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=300)[0] == "stopped\n"
+    assert log.read_text().endswith("saved\n")
+
+
+def test_status_counts_shared_runs_once(places):
+    write_record(places.out, TARGETS["headline"].rows[0].run, 0, content(seconds=600.0))
+    lines = status(list(TARGETS.values()), places.out).splitlines()
+    assert lines[0].startswith("headline       1 of  12 finished, 1.8 h left: sigmoid_ce-gap.seed0")
+    assert lines[1].startswith("table1         0 of  10 finished")
+    assert lines[-1].endswith("at 10 min a run")
+
+
+def test_command_line_without_runs(places, capsys):
+    flags = ["--work", str(places.work), "--out", str(places.out)]
+    main(["table4", "--status", *flags])
+    assert "0 of   5 finished" in capsys.readouterr().out
+    main(["table4", "--pages", *flags])
+    assert not list(places.out.glob("*.md"))
+    with pytest.raises(SystemExit, match="--ccp DIR"):
+        main(["ccp", *flags, "--ccp", str(places.ccp)])
+
+
+def negatives(annotations: Annotations, image: int) -> set[int]:
+    return set(annotations.negative_labels[slice(*annotations.negative_offsets[image : image + 2])].tolist())
+
+
+def test_openimages_format_holds_the_same_set(places):
+    drawn, folder = (data_settings(name, places) for name in ("drawn", "openimages"))
+    root, other = drawn["data.root"], folder["data.train_images"].parent
+    for split in ("train", "val"):
+        lvis = load_lvis(root / f"{split}.json", root / "images")
+        ours = load_openimages(
+            other / f"{split}.csv",
+            other / split,
+            classes_csv=other / "classes.csv",
+            labels_csv=other / f"{split}_labels.csv",
+        )
+        assert ours.category_names == lvis.category_names
+        assert sorted(ours.image_ids.tolist()) == sorted(lvis.image_ids.tolist())
+        order = [ours.image_ids.tolist().index(key) for key in lvis.image_ids.tolist()]
+        for here, there in enumerate(order):
+            mine = slice(*ours.offsets[there : there + 2])
+            theirs = slice(*lvis.offsets[here : here + 2])
+            assert ours.boxes[mine] == pytest.approx(lvis.boxes[theirs], abs=1e-3)
+            assert ours.labels[mine].tolist() == lvis.labels[theirs].tolist()
+            assert negatives(ours, there) == negatives(lvis, here)
+
+
+def test_half_made_sets_are_made_again(places, monkeypatch):
+    def fails(folder, places):
+        folder.mkdir(parents=True)
+        (folder / "val.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    made = sets._MAKERS["drawn"]
+    monkeypatch.setitem(sets._MAKERS, "drawn", fails)
+    with pytest.raises(KeyboardInterrupt):
+        data_settings("drawn", places)
+    monkeypatch.setitem(sets._MAKERS, "drawn", made)
+    root = data_settings("drawn", places)["data.root"]
+    assert len(json.loads((root / "val.json").read_text())["images"]) == sets.QUICK_SET["val_images"]
+
+
+def test_what_depends_on_categories_is_not_shared():
+    parameters = {
+        "backbone": {"stem": {"kernel": 1}},
+        "box_head": {"hidden": {0: {"kernel": 2}}, "classifier": {"kernel": 3}, "deltas": {"bias": 4}},
+        "mask_head": {"convs": {0: {"kernel": 5}}, "weight": 6, "bias": 7},
+    }
+    kept = without_heads(InitialWeights(parameters, {}, {})).parameters
+    assert kept == {
+        "backbone": {"stem": {"kernel": 1}},
+        "box_head": {"hidden": {"0": {"kernel": 2}}},
+        "mask_head": {"convs": {"0": {"kernel": 5}}},
+    }
+
+
+@pytest.mark.slow
+def test_a_figure_end_to_end(tmp_path):
+    """Sets, backbone, two runs, records, page and plot; then nothing is left to do."""
+    command = ["figure4", "--quick", "--work", str(tmp_path)]
+    main(command)
+    out = tmp_path / "results"
+    assert sorted(path.name for path in (out / "runs").iterdir()) == [
+        "sigmoid_ce-gap.seed0.json",
+        "sigmoid_ce.seed0.json",
+    ]
+    page = (out / "figure4.md").read_text()
+    assert "gradients_over_frequency.png" in page
+    assert (out / "plots" / "figure4" / "gradients_over_frequency.png").is_file()
+    assert not list((tmp_path / "runs").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    main(command)
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step(places, monkeypatch):
+    monkeypatch.setattr(cost, "ROUNDS", 2)
+    page = cost.write_cost(places).read_text()
+    content = json.loads((places.out / "cost.json").read_text())
+    assert all(content["cpu_ms"][ranking] > 0 for ranking in cost.RANKINGS)
+    assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms |" in page

@@ -1,0 +1,73 @@
+"""The list of runs: names, order, and settings that the recipes have."""
+
+import pytest
+
+from configs import ccp_r18, common, lvis_r50, mini_lvis
+from rog_jax.models.recipe import with_recipe
+from rog_jax.tools.reproduce.runner import recipe_of
+from rog_jax.tools.reproduce.runs import CAPS
+from rog_jax.tools.reproduce.sets import OPENIMAGES_SETTINGS, QUICK_SETTINGS
+from rog_jax.tools.reproduce.status import RECIPE_EPOCHS
+from rog_jax.tools.reproduce.targets import TARGETS
+from rog_jax.training.config import check_config
+
+RUNS = [row.run for target in TARGETS.values() for row in target.rows]
+
+
+def test_a_name_means_one_run():
+    described = {}
+    for run in RUNS:
+        assert described.setdefault(run.name, run.description()) == run.description()
+    assert len({str({k: v for k, v in d.items() if k != "name"}) for d in described.values()}) == len(described)
+
+
+def test_every_run_has_settings_that_training_accepts():
+    for run in RUNS:
+        recipe = {"configs/mini_lvis.py": mini_lvis, "configs/ccp_r18.py": ccp_r18}[recipe_of(run).partition(":")[0]]
+        config = recipe.get_config(recipe_of(run).partition(":")[2])
+        for path, value in (run.settings | (OPENIMAGES_SETTINGS if run.data == "openimages" else {})).items():
+            section, _, name = path.rpartition(".")
+            owner = config
+            for part in section.split("."):
+                owner = owner[part]
+            assert name in owner, f"{run.name}: config.{path} is none of the recipe's"
+            owner[name] = value
+        config.model.num_classes = 120
+        check_config(with_recipe(config), run.devices)
+        assert config.loss.gap.weight == run.settings.get("loss.gap.weight", 0.1 if run.rfs else 1.0)
+        assert (config.sampler.name == "repeat_factor") == run.rfs
+
+
+def test_rows_are_compared_with_rows_of_their_table():
+    for target in TARGETS.values():
+        labels = [row.label for row in target.rows]
+        assert len(set(labels)) == len(labels)
+        assert {row.against for row in target.rows} <= {"", *labels}
+
+
+def test_the_first_comparison_comes_first_and_seed_by_seed():
+    wanted = [(run.name, seed) for run, seed in TARGETS["headline"].wanted()]
+    names = ["sigmoid_ce", "sigmoid_ce-gap", "softmax_ce", "softmax_ce-gap"]
+    assert wanted == [(name, seed) for seed in range(3) for name in names]
+    assert [seed for _, seed in TARGETS["headline"].wanted(seeds=1)] == [0] * 4
+    table1 = [(run.name, seed) for run, seed in TARGETS["table1"].wanted()]
+    assert len(table1) == len(set(table1)) == 14 + 2 * 4
+
+
+@pytest.mark.parametrize("recipe", [mini_lvis, ccp_r18, lvis_r50])
+def test_variants_that_make_no_sense_are_named(recipe):
+    with pytest.raises(ValueError, match="unknown variant 3x; choose of"):
+        recipe.get_config("3x,rfs")
+    with pytest.raises(ValueError, match="random and rfs contradict"):
+        recipe.get_config("random,rfs")
+
+
+def test_the_recipe_is_what_the_runner_takes_it_for():
+    config = mini_lvis.get_config()
+    assert config.train.epochs == RECIPE_EPOCHS
+    assert config.test.max_detections == max(CAPS)
+    assert config.train.gradient_sums
+    known = common.get_config()
+    for path in QUICK_SETTINGS:
+        section, name = path.split(".")
+        assert name in known[section]
