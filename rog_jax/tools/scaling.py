@@ -6,13 +6,14 @@
 
 A chip's own work comes from compiled programs (`compile_check`), bytes between chips from formulas that tests hold
 against compiled programs. What is assumed besides stands in `Assumptions`. Every time is one at best: a real step is
-slower, and with a slower step exchanges matter less. Without --cells, R50 with two images a v5e as in docs/pods.md.
+slower, and with a slower step exchanges matter less. Without --cells, R50 on v5e and v6e as in docs/pods.md.
 """
 
 import argparse
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +30,17 @@ WORD = 4
 ROWS, POSITIVES, CLASSES = 512, 128, 1203
 """RoIs an image, those of them that can be positives, and categories, of the LVIS recipes."""
 
-TWO_IMAGES = {"topology": "v5e:4x4", "images_per_chip": 2, "teraflops": 6.58, "accessed_gigabytes": 67.8}
-"""The first row of docs/pods.md."""
+RESNET_50 = [
+    {"topology": "v5e:4x4", "images_per_chip": 1, "teraflops": 3.381, "accessed_gigabytes": 41.81},
+    {"topology": "v5e:4x4", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 67.8},
+    {"topology": "v5e:4x4", "images_per_chip": 8, "teraflops": 26.496, "accessed_gigabytes": 110.78},
+    {"topology": "v6e:2x2", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 64.64},
+]
+"""Training steps of R50 in docs/pods.md."""
+
+
+GRADIENT = 200_850_432
+"""Bytes of R50's."""
 
 
 class Family(NamedTuple):
@@ -40,20 +50,18 @@ class Family(NamedTuple):
         dimensions: of the torus that its links make.
         pod: chips that links join; more are joined by the hosts' network.
         host_chips: of one host.
-        host_cores: virtual processors of a host.
     """
 
     dimensions: int
     pod: int
     host_chips: int
-    host_cores: int
 
 
 FAMILIES = {
-    "v4": Family(3, 4096, 4, 240),
-    "v5e": Family(2, 256, 4, 112),
-    "v5p": Family(3, 8960, 4, 208),
-    "v6e": Family(2, 256, 4, 180),
+    "v4": Family(3, 4096, 4),
+    "v5e": Family(2, 256, 4),
+    "v5p": Family(3, 8960, 4),
+    "v6e": Family(2, 256, 4),
 }
 
 
@@ -83,17 +91,26 @@ class Assumptions(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One chip's own work of a step, a line in its number of images.
+    """One chip's own work of a step, as compiled.
 
     Attributes:
-        flops: (of a step without images, of each image).
-        accessed: bytes of memory, in the same way.
+        images: of each compiled program, rising; between them work is interpolated, below the fewest it is in
+            proportion, and more than the most are taken in micro-batches (`train.accumulate`).
+        flops: of each.
+        accessed: bytes of memory of each.
         gradient: bytes of the gradient, which is summed over all chips.
     """
 
-    flops: tuple[float, float]
-    accessed: tuple[float, float]
+    images: tuple[float, ...]
+    flops: tuple[float, ...]
+    accessed: tuple[float, ...]
     gradient: float
+
+    def seconds(self, images: float | int, chip: str) -> float:
+        """Of so many images on a chip, at most the most that were compiled."""
+        speed, at = CHIPS[chip], (0.0, *self.images)
+        flops, accessed = (float(np.interp(images, at, (0.0, *values))) for values in (self.flops, self.accessed))
+        return max(flops / speed.flops, accessed / speed.bandwidth)
 
 
 class StepTime(NamedTuple):
@@ -200,61 +217,60 @@ def step_time(
     """
     assumed = assumed or Assumptions()
     speed, family = CHIPS[chip], FAMILIES[chip]
-    flops, accessed = (fixed + each * images for fixed, each in (work.flops, work.accessed))
-    compute = max(flops / speed.flops, accessed / speed.bandwidth)
-    around = lambda size, kind: seconds_around(size, kind, chips, chip, assumed)  # noqa: E731
+    turns = math.ceil(images / work.images[-1])  # micro-batches
+    each = images / turns
+    compute = turns * work.seconds(each, chip)
+    around = partial(seconds_around, chips=chips, chip=chip, assumed=assumed)
     gradient = around(work.gradient, "all-reduce")
-    slots, joined = math.ceil(images * POSITIVES), chips if scope == "global" else 1
+    slots, joined = math.ceil(each * POSITIVES), chips if scope == "global" else 1
     method = gap_method(joined, slots)
     vector = assumed.vector * speed.flops
-    pairs = gap_pairs(joined, slots, method) * assumed.pair / vector
+    pairs = turns * gap_pairs(joined, slots, method) * assumed.pair / vector
     entries = images * ROWS * CLASSES
     if method == "dense":
         ranking = entries * slots * (joined - 1) * assumed.pair / vector
     else:
         ranking = entries * assumed.look_up / speed.bandwidth
-    exchange = around(WORD * CLASSES, "all-reduce")  # the counts of classes
+    exchange = turns * around(WORD * CLASSES, "all-reduce")  # the counts of classes
     if joined > 1:
-        words = gap_words(joined, slots, math.ceil(images * ROWS), CLASSES, method)
-        exchange += sum(around(WORD * size, kind) for kind, sizes in words.items() for size in sizes)
-    step = compute + exchange + pairs + ranking + max(0.0, gradient - assumed.backward * compute)
+        words = gap_words(joined, slots, math.ceil(each * ROWS), CLASSES, method)
+        exchange += turns * sum(around(WORD * size, kind) for kind, sizes in words.items() for size in sizes)
+    step = compute + exchange + pairs + ranking + max(0.0, gradient - assumed.backward * compute / turns)
     rate = chips * images / step
     per_host = rate / chips * family.host_chips
     host = per_host * assumed.decode, per_host * assumed.feed
     return StepTime(compute, gradient, exchange, pairs, ranking, step, rate, *host)
 
 
-def work_of(cells: list[dict[str, Any]], chip: str, gradient: float | int = 201e6) -> Work:
-    """The line through compiled programs of several numbers of images a chip.
+def work_of(cells: list[dict[str, Any]], chip: str) -> Work:
+    """What programs of several numbers of images a chip were compiled to.
+
+    The gradient's bytes are those that the last cell exchanges, or R50's where it does not say.
 
     Args:
-        cells: of `compile_check`, those that are training steps of the chip's family and fit are taken.
+        cells: of `compile_check`, of one recipe; those that are training steps of the chip's family and fit are taken.
         chip: family.
-        gradient: bytes of the gradient.
 
     Raises:
         ValueError: there is none.
     """
-    own = [
-        cell
+    own = {
+        cell["images_per_chip"]: cell
         for cell in cells
         if cell["topology"].startswith(f"{chip}:")
         and cell.get("program", "train") == "train"
         and cell.get("teraflops")
         and cell.get("accessed_gigabytes")
-    ]
+    }
     if not own:
         raise ValueError(f"no training step compiled for {chip}: python -m rog_jax.tools.compile_check --out FILE")
-    images = np.array([cell["images_per_chip"] for cell in own], float)
-
-    def line(name: str, scale: float) -> tuple[float, float]:
-        values = scale * np.array([cell[name] for cell in own], float)
-        if len(set(images)) == 1:
-            return 0.0, float(values[0] / images[0])
-        each, fixed = np.polyfit(images, values, 1)
-        return float(fixed), float(each)
-
-    return Work(line("teraflops", 1e12), line("accessed_gigabytes", 1e9), gradient)
+    images = tuple(sorted(own))
+    flops, accessed = (
+        tuple(scale * own[number][name] for number in images)
+        for name, scale in (("teraflops", 1e12), ("accessed_gigabytes", 1e9))
+    )
+    gradient = (own[images[-1]].get("exchanges") or {}).get("all-reduce", GRADIENT)
+    return Work(images, flops, accessed, gradient)
 
 
 CHIP_COUNTS = tuple(2**power for power in range(3, 13))
@@ -317,7 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", metavar="FILE.png")
     given = parser.parse_args(arguments)
     try:
-        cells = [json.loads(line) for line in given.cells.read_text().splitlines()] if given.cells else [TWO_IMAGES]
+        cells = [json.loads(line) for line in given.cells.read_text().splitlines()] if given.cells else RESNET_50
         work = work_of(cells, given.chip)
     except (OSError, ValueError) as error:
         sys.exit(f"scaling: {error}")

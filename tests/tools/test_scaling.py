@@ -89,9 +89,11 @@ def cell(topology, images, teraflops, gigabytes):
 def test_a_steps_parts_by_hand():
     cells = [cell("v5e:4x4", images, 1 + 2 * images, 10) for images in (1, 2, 4)]
     cells += [cell("v5e:4x4", 8, 17, None), cell("v4:2x2x1", 1, 99, 9)]
-    work = work_of(cells, "v5e", gradient=4e9)
-    assert work.flops == pytest.approx((1e12, 2e12))
-    assert work.accessed == pytest.approx((10e9, 0), abs=10)
+    cells[2]["exchanges"] = {"all-reduce": 4e9}
+    work = work_of(cells, "v5e")
+    assert work == ((1, 2, 4), (3e12, 5e12, 9e12), (10e9, 10e9, 10e9), 4e9)
+    assert work.seconds(3, "v5e") == pytest.approx(7e12 / CHIPS["v5e"].flops)
+    assert work.seconds(0.5, "v5e") == pytest.approx(1.5e12 / CHIPS["v5e"].flops)
     time = step_time(work, 16, 2, "v5e", "device")
     assert time.compute == pytest.approx(5e12 / CHIPS["v5e"].flops)
     hidden = Assumptions().backward * time.compute
@@ -104,7 +106,7 @@ def test_a_steps_parts_by_hand():
 
 
 def test_ranking_among_all_chips_costs_more_the_more_there_are():
-    work = work_of([program.TWO_IMAGES], "v5e")
+    work = work_of(program.RESNET_50, "v5e")
     times = [step_time(work, chips, 2, "v5e", "global") for chips in (8, 64, 256, 4096)]
     assert [gap_method(chips, 256) for chips in (8, 64, 256, 4096)] == ["dense", "dense", "interval", "interval"]
     assert gap_pairs(4096, 256) == 256 * (5 * 4096 * 256 + 2)
@@ -114,9 +116,18 @@ def test_ranking_among_all_chips_costs_more_the_more_there_are():
     assert all(a.images_per_second < b.images_per_second for a, b in itertools.pairwise(times))
 
 
+@pytest.mark.parametrize("scope", ["device", "global"])
+def test_more_images_than_fit_are_micro_batches(scope):
+    work = work_of(program.RESNET_50, "v5e")
+    once, often = (step_time(work, 16, images, "v5e", scope) for images in (8, 32))
+    for name in ("compute", "gap_exchange", "gap_pairs", "gap_entries"):
+        assert getattr(often, name) == pytest.approx(4 * getattr(once, name))
+    assert often.gradient == once.gradient
+
+
 def test_the_program_prints_both_scalings_in_both_scopes(tmp_path, capsys):
     cells = tmp_path / "cells.jsonl"
-    cells.write_text(json.dumps(program.TWO_IMAGES) + "\n")
+    cells.write_text(json.dumps(program.RESNET_50[0]) + "\n")
     program.main(["--cells", str(cells), "--batch", "64", "--plot", str(tmp_path / "a.png")])
     printed = capsys.readouterr().out
     assert printed.count("Weak") == printed.count("Strong") == 2
