@@ -14,7 +14,8 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ConfigDict:
     """Settings common to all recipes; paths and `model.num_classes` are a recipe's to set."""
     config = ConfigDict()
-    # Weights and their conventions to start from: a folder written by rog_jax.tools.import_weights, or another run's.
+    # Weights and their conventions to start from: a folder written by rog_jax.tools.import_weights, another run's (its
+    # newest checkpoint), or RUN/best.
     config.init_from = ""
     config.data = _data()
     config.sampler = _sampler()
@@ -252,12 +253,14 @@ def _optim() -> ConfigDict:
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.batch_size = 16  # images a step over all devices
+    train.accumulate = 1  # micro-batches that a device's images of a step are taken in, for its memory (docs/pods.md)
     train.epochs = 12  # of the sampler, so with repeat factor sampling longer than a pass over the images
     train.steps = 0  # if not 0, the length of the run in steps, instead of `epochs`
     train.seed = 0
     train.log_every = 50  # steps
     train.checkpoint_every = 5000  # steps
     train.keep_checkpoints = 2
+    train.pictures = 0  # images of config.data.val_* whose detections TensorBoard shows at each checkpoint
     # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many (since
     # the program was started) the run stops. 0 stops at the first.
     train.max_skipped_steps = 0
@@ -290,6 +293,9 @@ def _test() -> ConfigDict:
     test.norcal.gamma = 0.0  # scores of a softmax divided by (training images)^gamma; 0 is none
     test.norcal.variant = "exps"  # exps | probs | logits: what is divided
     test.norcal.renormalise = True  # divided by their sum with the background's
+    # By which the best checkpoint is kept: auto (AP, of masks if there are any; AP50 for OpenImages) | a name in
+    # metrics.json, such as APr, fixed/AP, bbox/AP | empty: none is kept.
+    test.best_figure = "auto"
     test.pictures = 12  # images drawn beside their truth
     test.report = True  # where objects are lost: diagnosis.json and report.html (LVIS and COCO)
     return test

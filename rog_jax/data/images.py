@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +20,9 @@ except ImportError as error:
     ) from error
 
 
+_ORIENTATION = 0x0112
+"""EXIF's tag of how a picture is turned."""
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _JPEG = b"\xff\xd8\xff"
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
@@ -58,7 +62,27 @@ def read_annotated(
         UnreadableImage: as `read_image`.
     """
     size = (int(annotations.image_sizes[image, 0]), int(annotations.image_sizes[image, 1]))
-    data = _bytes(lambda: annotations.image_bytes(image))
+    return _decode_at_least(_bytes(lambda: annotations.image_bytes(image)), size, at_least)
+
+
+def read_picture(
+    path: Path, at_least: Callable[[tuple[int, int]], tuple[int, int]]
+) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+    """A picture that nothing is known of, as `read_annotated` gives it, and its (height, width) as viewers show it.
+
+    Args:
+        path: the file.
+        at_least: from the picture's size to the one that suffices.
+
+    Raises:
+        UnreadableImage: no such file, no picture, or one cut short.
+    """
+    data = _bytes(path.read_bytes)
+    size = shown_size(data)
+    return _decode_at_least(data, size, at_least(size)), size
+
+
+def _decode_at_least(data: bytes, size: tuple[int, int], at_least: tuple[int, int] | None) -> np.ndarray:
     if at_least is not None and data.startswith(_JPEG):
         reduced = _decode_reduced(data, size, at_least)
         if reduced is not None:
@@ -119,9 +143,24 @@ def stored_size(source: Path | bytes) -> tuple[int, int]:
     Raises:
         UnreadableImage: no such file, no picture.
     """
+    return _from_head(source, lambda picture: (picture.height, picture.width))
+
+
+def shown_size(source: Path | bytes) -> tuple[int, int]:
+    """(height, width) of a picture as viewers show it, after its EXIF turn.
+
+    Raises:
+        UnreadableImage: no such file, no picture.
+    """
+    turned = _from_head(source, lambda picture: picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE)
+    size = stored_size(source)
+    return size[::-1] if turned else size
+
+
+def _from_head(source: Path | bytes, read: Callable[[Image.Image], Any]) -> Any:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            return picture.height, picture.width
+            return read(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's reasons for no picture
         raise UnreadableImage(f"it is no picture: {error}") from error
 

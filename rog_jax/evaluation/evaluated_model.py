@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
+from rog_jax.training.best import BEST, best_folder, best_step
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import check_conventions, load_initial, overwritten, restored, with_settings
@@ -29,26 +30,44 @@ class EvaluatedModel(NamedTuple):
 
 
 def evaluated_model(
-    config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None = None
+    config: ConfigDict, workdir: Path, annotations: Annotations, step: int | str | None = None
 ) -> EvaluatedModel:
     """The model of a run's checkpoint; with `init_from` and no checkpoint in the folder, the imported detector.
+
+    Args:
+        config: the recipe.
+        workdir: folder of the run.
+        annotations: what it is evaluated on.
+        step: of the checkpoint; `BEST` for the best one so far, None for the newest.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: its categories are not those of the annotations.
     """
+    if step == BEST:
+        return trained_model(config, best_folder(workdir), annotations, best_step(workdir))
     if config.init_from and not (workdir / "checkpoints").is_dir():
         return imported_model(config, annotations.num_classes)
     return trained_model(config, workdir, annotations, step)
 
 
-def trained_model(config: ConfigDict, workdir: Path, annotations: Annotations, step: int | None) -> EvaluatedModel:
-    """The model of a run's checkpoint, whatever devices it was trained on: parameters are all that is read."""
+def trained_model(
+    config: ConfigDict, workdir: Path, annotations: Annotations | None, step: int | None
+) -> EvaluatedModel:
+    """The model of a run's checkpoint, whatever devices it was trained on: parameters are all that is read.
+
+    Without annotations its categories are not compared with any.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is another model's.
+        DataError: its categories are not those of the annotations.
+    """
     checkpoints = Checkpoints(workdir, read_only=True)
     about = checkpoints.about(step)
-    check_categories(annotations, about["category_ids"])
+    if annotations is not None:
+        check_categories(annotations, about["category_ids"])
     config = with_settings(config, about.get("conventions") or {}, str(workdir))
-    config.model.num_classes = config.model.num_classes or annotations.num_classes
+    config.model.num_classes = config.model.num_classes or len(about["category_ids"])
     statistics = about.get("statistics")  # runs of the first versions have none, and their losses need none
     config, definition = untrained(config, None if statistics is None else ClassStatistics.from_json(statistics))
     definition.initial = restored(definition.initial, checkpoints.parameters(step), str(workdir))
@@ -103,5 +122,5 @@ def untrained(config: ConfigDict, statistics: ClassStatistics | None) -> tuple[C
     definition = ModelDefinition(writing, statistics)
     config = definition.config.copy_and_resolve_references()
     config.test.max_detections = limit
-    check_config(config, data_mesh().size)
+    check_config(config, data_mesh().size, trains=False)
     return config, definition

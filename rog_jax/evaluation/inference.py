@@ -22,6 +22,7 @@ from rog_jax.evaluation.results import (
     merge_shards,
     to_original,
 )
+from rog_jax.training.storage import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ class _Recorder:
 
     def _sets(self, array: jax.Array | np.ndarray) -> np.ndarray:
         """The rows on this host, with the sets of detections as the second axis."""
-        rows = _local_rows(array)
+        rows = local_rows(array)
         return rows if self.swept else rows[:, None]
 
     def _write(
@@ -230,7 +231,8 @@ class _Recorder:
 
     def save_written(self) -> None:
         """Leaves a note for the first host of the images that this one has written."""
-        np.save(self._note(self.process_index), self.written)
+        with whole_file(self._note(self.process_index)) as partial, partial.open("wb") as file:
+            np.save(file, self.written)
 
     def report_missing(self) -> None:
         """Says which images no host has written, by all hosts' notes: they count as images without a detection."""
@@ -248,7 +250,7 @@ class _Recorder:
         return self.folders[0] / f"written.shard-{host:05d}-of-{self.process_count:05d}.npy"
 
 
-def _local_rows(array: jax.Array | np.ndarray) -> np.ndarray:
+def local_rows(array: jax.Array | np.ndarray) -> np.ndarray:
     """The rows of a batch array that lie on this host's devices."""
     if isinstance(array, np.ndarray) or array.is_fully_addressable:
         return np.asarray(array)

@@ -16,6 +16,7 @@ from rog_jax.evaluation.openimages import (
     openimages_figures,
 )
 from rog_jax.evaluation.results_file import Results, keep_best, read_results
+from rog_jax.training.storage import whole_file
 
 Layout = Literal["submission", "detections"]
 _DECIMALS = 6  # of a share of the image's side: a hundredth of a pixel at 10,000 pixels
@@ -129,8 +130,7 @@ def write_challenge_csv(
     bounds = np.searchsorted(found.images, np.arange(annotations.num_images + 1))
     names = [Path(str(name)).stem for name in annotations.file_names]
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_HEADERS[layout])
         for image, name in enumerate(names):

@@ -61,6 +61,20 @@ def paste_crop(
     return (values >= threshold).T, top, left
 
 
+def paste_whole(
+    probabilities: Float[np.ndarray, "M M"],
+    box: Float[np.ndarray, "4"],
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+) -> Bool[np.ndarray, "H W"]:
+    """The mask of a whole image [H, W]; for the arguments see `encode_detection_mask`."""
+    mask = np.zeros((height, width), bool)
+    crop, top, left = paste_crop(probabilities, box, height, width, threshold)
+    mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    return mask
+
+
 def _neighbours(
     start: float, stop: float, size: int, cells: int
 ) -> tuple[int, Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:

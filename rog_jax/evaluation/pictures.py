@@ -13,9 +13,10 @@ from rog_jax.data.annotations import Annotations
 from rog_jax.data.images import UnreadableImage, read_annotated
 from rog_jax.evaluation.drawing import Objects, draw_comparison
 from rog_jax.evaluation.json_stream import iter_records
+from rog_jax.training.storage import whole_file
 
-_FEWEST_PREDICTIONS = 3
-_RAREST = ("r", "1")  # groups of LVIS and of OpenImages
+FEWEST_PREDICTIONS = 3
+RAREST = ("r", "1")  # groups of LVIS and of OpenImages
 _JPEG_QUALITY = 92
 
 
@@ -51,9 +52,8 @@ def save_pictures(
     chosen = {int(annotations.image_ids[image]) for image in images}
     boxes = _records_of(results_bbox, chosen)
     masks = _records_of(results_segm, chosen) if results_segm is not None else {}
-    rare = frozenset(label for label, frequency in enumerate(annotations.frequencies) if frequency in _RAREST)
+    rare = frozenset(label for label, frequency in enumerate(annotations.frequencies) if frequency in RAREST)
     folder = Path(out_dir) / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for image in images:
         try:
@@ -62,7 +62,7 @@ def save_pictures(
             continue
         image_id = int(annotations.image_ids[image])
         truth = truths(annotations, image)
-        best = max(len(truth.labels), _FEWEST_PREDICTIONS)
+        best = max(len(truth.labels), FEWEST_PREDICTIONS)
         predicted = predictions(annotations, boxes.get(image_id, []), masks.get(image_id, []), best)
         names = annotations.category_names
         picture = draw_comparison(pixels, truth, predicted, names, rare, title=f"image {image_id}")
@@ -76,10 +76,14 @@ def picture_name(image_id: int) -> str:
     return f"{image_id:012d}.jpg"
 
 
-def choose_images(annotations: Annotations, count: int, seed: int = 0) -> list[int]:
-    """Places of images to look at, rising: half of them, where there are so many, with objects of rare classes."""
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(np.diff(annotations.offsets)))
-    rare = np.array([frequency in _RAREST for frequency in annotations.frequencies])
+def choose_images(annotations: Annotations, count: int, seed: int = 0, among: np.ndarray | None = None) -> list[int]:
+    """Places of images to look at, rising: half of them, where there are so many, with objects of rare classes.
+
+    Only images with objects are chosen, of those that `among` [I] is true for if it is given.
+    """
+    filled = np.diff(annotations.offsets) > 0
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(filled if among is None else filled & among))
+    rare = np.array([frequency in RAREST for frequency in annotations.frequencies])
     with_rare = set(annotations.images_of_objects[rare[annotations.labels]].tolist())
     first = [int(image) for image in order if int(image) in with_rare][: count // 2]
     others = [int(image) for image in order if int(image) not in first]
@@ -135,4 +139,5 @@ def _decode(segmentation: list[np.ndarray] | dict[str, Any] | None, height: int,
 
 def _write_jpeg(path: Path, picture: np.ndarray) -> None:
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    path.write_bytes(data.tobytes())
+    with whole_file(path) as partial:
+        partial.write_bytes(data.tobytes())

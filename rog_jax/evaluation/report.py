@@ -15,6 +15,7 @@ from rog_jax.evaluation.pictures import picture_name
 from rog_jax.evaluation.report_data import GROUP_NAMES, GROUPS, Evaluated, read_runs
 from rog_jax.evaluation.report_plots import draw_all
 from rog_jax.evaluation.summary import COLUMNS
+from rog_jax.training.storage import whole_file
 
 _ROWS = ("fixed", "pooled", "boundary")
 _PICTURE_WIDTH = 1200  # pixels: all of the page's, so that names can be read
@@ -82,12 +83,12 @@ def write_report(workdirs: Sequence[str | Path], path: str | Path) -> Path:
     parts += [f"<h2>What is taken for what</h2>{_sides(runs, _confusion)}", _pictures(runs)]
     parts.append(f"<h2>How it was made</h2>{_sides(runs, _facts)}")
     body = "\n".join(part for part in parts if part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n",
-        encoding="utf-8",
-    )
+    with whole_file(path) as partial:
+        partial.write_text(
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+            f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n",
+            encoding="utf-8",
+        )
     return path
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator
 from rog_jax.evaluation.analysis import OUTCOMES
 from rog_jax.evaluation.report_data import GROUP_NAMES, GROUPS, Evaluated
 from rog_jax.evaluation.tide import ERRORS
+from rog_jax.training.storage import whole_file
 
 # Okabe and Ito's palette, which stays apart without colour vision; shape, hatch or dash says the same again.
 _COLORS = {"all": "#000000", "r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
@@ -46,7 +47,6 @@ def draw_all(runs: Sequence[Evaluated], folder: Path, names: Sequence[str] = ())
         folder: made if absent.
         names: of the figures that are wanted; all if none is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, (draw, has_data, shared) in _FIGURES.items():
         if (names and name not in names) or not any(map(has_data, runs)):
@@ -64,7 +64,8 @@ def draw_all(runs: Sequence[Evaluated], folder: Path, names: Sequence[str] = ())
                     ax.set_title(run.name)
             next(ax for ax in axes if ax.axison).tick_params(labelleft=True)  # the first may be empty
         paths[name] = folder / f"{name}.png"
-        figure.savefig(paths[name])
+        with whole_file(paths[name]) as partial:
+            figure.savefig(partial, format="png")
     return paths
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 
 from rog_jax.evaluation.paste import encode_detection_mask
+from rog_jax.training.storage import whole_file, writing
 
 _DECIMALS = 4  # of a coordinate: what float32 resolves at 1000 pixels
 
@@ -107,29 +108,33 @@ class ResultWriter:
     """
 
     def __init__(self, folder: str | Path, kind: str, process_index: int = 0, process_count: int = 1):
-        """`kind` is "bbox" or "segm"; the folder is made if it is not there."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """`kind` is "bbox" or "segm"; the folder is made if it is not there. All methods raise StorageError."""
         self.path = shard_path(folder, kind, process_index, process_count)
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "ResultWriter":
-        self.path.unlink(missing_ok=True)
-        self._file = self._partial.open("w", encoding="utf-8")
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.unlink(missing_ok=True)
+            self._file = self._partial.open("w", encoding="utf-8")
         return self
 
     def write(self, records: Iterator[dict[str, Any]]) -> None:
         """Appends records."""
-        self._file.writelines(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
+        with writing(self.path):
+            self._file.writelines(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink()
+        try:
+            with writing(self.path):
+                self._file.close()
+                if kind is None:
+                    os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 def shard_path(folder: str | Path, kind: str, process_index: int, process_count: int) -> Path:
@@ -152,8 +157,7 @@ def merge_shards(folder: str | Path, kind: str, process_count: int = 1) -> Path:
             f"There is no {missing[0]}: every host must write into the same folder, and finish before the first joins."
         )
     merged = Path(folder) / f"results_{kind}.json"
-    partial = merged.with_name(merged.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
+    with whole_file(merged) as partial, partial.open("w", encoding="utf-8") as out:
         separator = "[\n"
         for shard in shards:
             with shard.open(encoding="utf-8") as lines:
@@ -161,7 +165,6 @@ def merge_shards(folder: str | Path, kind: str, process_count: int = 1) -> Path:
                     out.write(separator + line.rstrip("\n"))
                     separator = ",\n"
         out.write("\n]\n" if separator == ",\n" else "[]\n")
-    os.replace(partial, merged)
     for shard in shards:
         shard.unlink()
     return merged

@@ -1,8 +1,10 @@
 """An evaluation from config and checkpoint, or from anybody's results files, to figures, tables and pictures."""
 
+import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from ml_collections import ConfigDict
 from rog_jax.data import Annotations, Batch
 from rog_jax.data.loader import check_unreadable, eval_loader
 from rog_jax.data.sources import VAL, load_split
+from rog_jax.evaluation.best_figure import keeping_best
 from rog_jax.evaluation.diagnosis import diagnose
 from rog_jax.evaluation.evaluated_model import EvaluatedModel, evaluated_model
 from rog_jax.evaluation.figures import Protocol, figures_of_file
@@ -38,24 +41,27 @@ from rog_jax.evaluation.summary import (
 )
 from rog_jax.evaluation.training_counts import training_counts, with_training_counts
 from rog_jax.evaluation.truth import Truth, load_truth
+from rog_jax.training.best import BEST
 from rog_jax.training.checkpoint import flattened
 from rog_jax.training.loop import git_commit
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
+from rog_jax.training.storage import check_writable
+from rog_jax.training.tensorboard import Board
 
 logger = logging.getLogger(__name__)
 
 
 @advice_where_memory_ends(INFERENCE_ADVICE)
-def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = None) -> dict[str, Any]:
-    """Runs a checkpoint on the validation images and evaluates its detections.
+def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | str | None = None) -> dict[str, Any]:
+    """Runs a checkpoint on the validation images, evaluates its detections, and keeps it if it is the run's best.
 
     Args:
         config: the recipe that the run was trained with; its `data.val_*` and `test` sections may differ. With
             `init_from` and no checkpoint in the folder, the imported detector is evaluated as its own project does.
         workdir: folder of the run.
-        step: of the checkpoint; the newest if None.
+        step: of the checkpoint; `BEST` for the best one so far, None for the newest.
 
     Returns:
         Metrics by kind ("bbox", "segm"), on the first host; {} on the others.
@@ -63,12 +69,24 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: annotations or images are not what the config says, or their categories not those of training.
+        StorageError: the folder cannot be written to; what it held before is whole.
         ValueError: the annotations lack what evaluation needs, such as an object's area.
     """
     workdir = Path(workdir)
+    check_writable(workdir / "eval")
     annotations, truth = validation_set(config)
     protocol_of(config)  # what is wrong there should be said before the inference, not after hours of it
     model = evaluated_model(config, workdir, annotations, step)
+    kept = contextlib.nullcontext(lambda *_: None) if step == BEST else keeping_best(config, workdir, model)
+    with kept as keep:
+        metrics = _evaluated(config, model, annotations, truth, workdir)
+        keep(metrics, evaluation_facts(model.config))
+    return metrics
+
+
+def _evaluated(
+    config: ConfigDict, model: EvaluatedModel, annotations: Annotations, truth: Truth | Annotations, workdir: Path
+) -> dict[str, Any]:
     mesh = data_mesh()
     gamma = model.config.test.norcal.gamma
     counts = image_counts(model, config, truth) if gamma else None
@@ -88,6 +106,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
     folder, model_facts = workdir / "eval", classifier_facts(model, annotations)
     metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, model_facts)
+    log_figures(workdir, model, metrics)
     if config.test.pictures:
         keys = ("best_images", "worst_images")
         telling = [image for found in diagnosis.values() for key in keys for image in found[key]]
@@ -96,6 +115,20 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | None = Non
     if diagnosis:
         print(write_report([workdir], folder / "report.html"))
     return metrics
+
+
+def log_figures(workdir: Path, model: EvaluatedModel, metrics: dict[str, Any]) -> None:
+    """AP of all and of each group for TensorBoard, beside the run's losses; nothing for an imported model."""
+    if "step" not in model.facts:
+        return
+    figures = {
+        f"{kind}/{name}": value
+        for kind, found in metrics.items()
+        for name, value in found.items()
+        if name.startswith("AP") and isinstance(value, float) and math.isfinite(value)
+    }
+    with contextlib.closing(Board(workdir / "tensorboard" / "eval")) as board:
+        board.write(model.facts["step"], figures)
 
 
 def image_counts(model: EvaluatedModel, config: ConfigDict, truth: Truth | Annotations) -> Int[np.ndarray, " C"]:
@@ -139,10 +172,12 @@ def evaluate_results(
     Raises:
         FileNotFoundError, ValueError: as `figures_of_file`; two files hold the same kind.
         DataError: OpenImages's files are not what the config says.
+        StorageError: the folder cannot be written to.
     """
+    folder = Path(workdir) / "eval"
+    check_writable(folder)
     results = results_by_kind(results_json)
     facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
-    folder = Path(workdir) / "eval"
     metrics, diagnosis = write_figures(config, evaluation_truth(config), results, folder, facts)
     if diagnosis:
         print(write_report([Path(workdir)], folder / "report.html"))

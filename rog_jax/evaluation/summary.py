@@ -3,11 +3,12 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from rog_jax.training.storage import whole_file
 
 SCHEMA = 1
 """Version of the layout of metrics.json (docs/evaluation.md); it changes where a reader of the old one would fail."""
@@ -118,7 +119,5 @@ def _cells(figures: Mapping[str, Any], category_id: int) -> list[str]:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

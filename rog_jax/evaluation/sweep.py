@@ -33,6 +33,7 @@ from rog_jax.evaluation.truth import Truth
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, make_sweep_step, to_devices
+from rog_jax.training.storage import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def sweep_run(
     workdir: str | Path,
     caps: Sequence[int] = DEFAULT_CAPS,
     gammas: Sequence[float] = (0.0,),
-    step: int | None = None,
+    step: int | str | None = None,
     against: str | Path | None = None,
 ) -> list[Row]:
     """Runs a checkpoint once on the validation images and evaluates it for every K and every gamma.
@@ -63,7 +64,7 @@ def sweep_run(
         workdir: folder of the run.
         caps: numbers of detections an image.
         gammas: of NorCal; 0 is the loss's own score.
-        step: of the checkpoint; the newest if None.
+        step: of the checkpoint; `BEST` for the best one so far, None for the newest.
         against: `sweep.json` of another run, or the folder of that run: the table gets the improvements over it.
 
     Returns:
@@ -75,10 +76,11 @@ def sweep_run(
     _check(config, caps, gammas)
     baseline = read_sweep(against) if against else None
     workdir, config = Path(workdir), config.copy_and_resolve_references()
+    folder = workdir / "eval" / "sweep"
+    check_writable(folder)
     config.test.max_detections = max(caps)
     annotations, truth = validation_set(config)
     model = evaluated_model(config, workdir, annotations, step)
-    folder = workdir / "eval" / "sweep"
     results = _results_by_gamma(model, annotations, truth, gammas, folder)
     if jax.process_index() != 0:
         return []
@@ -127,9 +129,10 @@ def sweep_results(
     """
     _check(config, caps, (0.0,))
     baseline = read_sweep(against) if against else None
+    folder = Path(workdir) / "eval" / "sweep"
+    check_writable(folder)
     results = results_by_kind(results_json)
     facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
-    folder = Path(workdir) / "eval" / "sweep"
     return _finish(config, evaluation_truth(config), {0.0: results}, caps, folder, facts, baseline)
 
 

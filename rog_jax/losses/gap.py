@@ -97,8 +97,7 @@ def gap_loss(
     dtype = loss_dtype(logits)
     if not logits.size:
         return jnp.zeros((), dtype)
-    omega_eps = PUBLISHED_OMEGA_EPS if variant == "published" else 0.0
-    omega = _omega(class_counts.astype(dtype), jnp.asarray(gamma, dtype), omega_eps)
+    omega = class_weights(class_counts.astype(dtype), jnp.asarray(gamma, dtype), variant)
     num_rows = logits.shape[0]
     slots = int(np.ceil(num_rows * USUAL_POSITIVE_FRACTION)) if max_positives is None else max_positives
     settings = Settings(delta, method, min(slots, num_rows), num_rows, axis_name)
@@ -106,8 +105,14 @@ def gap_loss(
     return _gap(settings, reading, logits.astype(dtype), labels, omega, jnp.asarray(weight, dtype))
 
 
-def _omega(counts: Float[Array, " C"], gamma: Float[Array, ""], eps: float) -> Float[Array, " C"]:
-    """Class weights of eq. 9, scaled by the smallest count first so that no power underflows to 0 / 0."""
+def class_weights(
+    counts: Float[Array | np.ndarray, " C"], gamma: float | int | Float[Array, ""], variant: str = "paper"
+) -> Float[Array, " C"]:
+    """Omega of eq. 9 from positives of each class so far, less than 1 counting as 1.
+
+    Counts are scaled by the smallest first, so that no power underflows to 0 / 0.
+    """
+    eps = PUBLISHED_OMEGA_EPS if variant == "published" else 0.0
     counts = jnp.maximum(counts, 1)
     smallest = jnp.min(counts)
     power = (smallest / counts) ** gamma

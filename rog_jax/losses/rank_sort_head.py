@@ -94,6 +94,7 @@ def rank_sort_head_loss(
     return HeadLoss(rank, sort, balance(box, rank + sort, axis_name), weights)
 
 
+@jax.named_scope("mask_loss")
 def rank_sort_mask_loss(
     logits: Float[Array, "*P M M"],
     targets: Float[Array, "*P M M"],

@@ -71,16 +71,19 @@ class BoxHead(nnx.Module):
         sets = 1 if settings.class_agnostic_boxes else num_classes
         self.deltas = _hidden_layer(settings.hidden, 4 * sets, normal(0.001), settings.init, **kwargs)
 
+    @jax.named_scope("box_head")
     def embed(self, pooled: Float[Array, "*N S S D"]) -> Float[Array, "*N hidden"]:
         """The two shared layers."""
         x = pooled.reshape(*pooled.shape[:-3], -1)
         x = jax.nn.relu(self.fc1(x))
         return jax.nn.relu(self.fc2(x))
 
+    @jax.named_scope("box_head")
     def classify(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N Q"]:
         """Raw logits."""
         return wide(self.classifier(embedding))
 
+    @jax.named_scope("box_head")
     def regress(self, embedding: Float[Array, "*N hidden"]) -> Float[Array, "*N sets 4"]:
         """Deltas for each class, or one set for all."""
         return wide(self.deltas(embedding)).reshape(*embedding.shape[:-1], -1, 4)
@@ -112,6 +115,7 @@ def _classifier(loss: Any, settings: FrozenConfigDict, *, dtype: Any, rngs: Para
     return layer
 
 
+@jax.named_scope("roi_sampling")
 def sample_rois(
     proposals: Float[Array, "B R 4"],
     proposal_valid: Bool[Array, "B R"],
@@ -158,6 +162,7 @@ def sample_rois(
     return SampledRoIs(*arrays, positives)
 
 
+@jax.named_scope("box_loss")
 def box_loss(
     deltas: Float[Array, "B P sets 4"],
     rois: SampledRoIs,

@@ -120,12 +120,14 @@ class Detector(nnx.Module):
         """RGB images [B, H, W, 3] in 0..255 to the five levels of the pyramid."""
         return self.fpn(self.stages(image, image_size))
 
+    @jax.named_scope("backbone")
     def stages(self, image: Array, image_size: Float[Array, "B 2"]) -> list[Float[Array, "B _h _w _d"]]:
         """RGB images [B, H, W, 3] in 0..255 to the backbone's four stages."""
         model = self.config.model
         pixels = {"mean": model.pixel_mean, "std": model.pixel_std, "order": model.pixel_order}
         return self.backbone(normalise_image(image, image_size, dtype=DTYPES[model.dtype], **pixels))
 
+    @jax.named_scope("roi_align")
     def pool(self, features: list, boxes: Float[Array, "B R 4"], size: int) -> Float[Array, "B R S S D"]:
         """RoIAlign on the four finest levels."""
         roi = self.config.roi
@@ -141,6 +143,7 @@ class Detector(nnx.Module):
             level_epsilon=roi.level_epsilon,
         )
 
+    @jax.named_scope("proposals")
     def propose(self, rpn: RPNOutputs, batch: Batch, *, pre_nms: int, proposals: int) -> Proposals:
         """What the RPN proposes for the images of a batch."""
         return propose(
@@ -242,6 +245,7 @@ class Detector(nnx.Module):
             masks.append(shown[..., ::-1] if view.mirrored else shown)
         return Detections(boxes, scores, labels, sum(masks) / len(masks))
 
+    @jax.named_scope("detections")
     def detect(
         self,
         logits: Float[Array, "B R Q"],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -48,6 +49,7 @@ class FPN(nnx.Module):
         source = sources[extra_level]
         self.extra = None if source is None else ConvNorm(source, channels, 3, stride=2, **kwargs)
 
+    @jax.named_scope("fpn")
     def __call__(self, features: Sequence[Float[Array, "B _h _w _d"]]) -> list[Float[Array, "B _H _W D"]]:
         merged = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
         for level in range(len(merged) - 1, 0, -1):

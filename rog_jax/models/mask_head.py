@@ -74,6 +74,7 @@ class MaskHead(nnx.Module):
         self.bias = nnx.Param(np.zeros(maps, np.float32))
         self.dtype = dtype
 
+    @jax.named_scope("mask_head")
     def __call__(self, pooled: Float[Array, "P S S D"], labels: Int[Array, "P"]) -> Float[Array, "P 2*S 2*S"]:
         """Logits of the mask of each RoI's class; any valid class may stand in an empty slot."""
         return self.predict(self.embed(pooled), labels)
@@ -129,6 +130,7 @@ def mask_targets(
     return shares if soft else (shares >= 0.5).astype(shares.dtype)
 
 
+@jax.named_scope("mask_loss")
 def mask_loss(
     logits: Float[Array, "P M M"],
     targets: Float[Array, "P M M"],

@@ -63,10 +63,11 @@ def with_recipe(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     loss = config.loss.classification
-    if loss not in LOSS_SETTINGS:
-        raise ValueError(f"config.loss.classification={loss!r} is unknown; choose one of {', '.join(LOSS_SETTINGS)}")
+    if loss not in CLASSIFICATION_LOSSES:
+        known = ", ".join(CLASSIFICATION_LOSSES)
+        raise ValueError(f"config.loss.classification={loss!r} is unknown; choose one of {known}")
     own = {"roi.predictor": CLASSIFICATION_LOSSES[loss].predictor}
-    for path, value in (COMMON | own | LOSS_SETTINGS[loss]).items():
+    for path, value in (COMMON | own | LOSS_SETTINGS.get(loss, {})).items():
         section, name = path.split(".")
         if config[section][name] in (None, "auto"):
             config[section][name] = value

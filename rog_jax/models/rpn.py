@@ -57,6 +57,7 @@ class RPNHead(nnx.Module):
         self.objectness = conv(channels, anchors_per_cell, 1, **kwargs)
         self.deltas = conv(channels, 4 * anchors_per_cell, 1, **kwargs)
 
+    @jax.named_scope("rpn_head")
     def __call__(self, features: Sequence[Float[Array, "B _h _w D"]]) -> RPNOutputs:
         logits, deltas = [], []
         for level in features:

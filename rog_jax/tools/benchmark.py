@@ -2,23 +2,21 @@
 
 Parts: gap (both methods against sigmoid cross-entropy on the same logits), ranking (AP loss and Rank & Sort likewise),
 losses (every classification loss against the same), conv (convolutions and their gradients), detect (candidates before
-the last NMS), step (a training step), inference, loader, evaluation. The loader's figure is a rate over ten seconds,
-evaluation's one run on made-up results, all others are medians after warm-up; printed is one json object. loader reads
-the training images of the recipe, which have to be there. Machines differ and are noisy: compare ratios of one run, not
-seconds of two.
+the last NMS), step (a training step), inference, loader, evaluation (also: eval). Times are medians after warm-up,
+with their spread; the loader reads for ten seconds, evaluation has made-up results. Printed is one json object, which
+also names machine and commit. loader reads the training images of the recipe, which have to be there. Machines differ
+and are noisy: compare ratios of one run, not seconds of two.
 
-Example:
-    python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5
+Examples:
+    python -m rog_jax.tools.benchmark gap step --config configs/lvis_r50.py --repeats 5 --json first.json
+    python -m rog_jax.tools.benchmark step --profile DIR       # and the share of each part, from a trace
+    python -m rog_jax.tools.benchmark --compare first.json second.json
 """
 
 import argparse
-import importlib.util
 import json
-import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +29,17 @@ from rog_jax.data.batch import MASK_CROP
 from rog_jax.tools.benchmark_conv import benchmark_conv
 from rog_jax.tools.benchmark_detect import benchmark_detect
 from rog_jax.tools.benchmark_evaluation import FULL_SIZE, benchmark_evaluation
+from rog_jax.tools.benchmark_figures import compare, machine, memory, read_figures, timed
 from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
 from rog_jax.tools.benchmark_losses import benchmark_losses
 from rog_jax.tools.benchmark_ranking import benchmark_ranking
+from rog_jax.tools.profile_shares import summary
+from rog_jax.tools.recipe_file import load_config
+from rog_jax.tools.trace_file import read_trace
 from rog_jax.training import runtime
 from rog_jax.training.optimizer import create_optimizer, learning_rate
+from rog_jax.training.profile import start_trace, step_mark
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, make_train_step, to_devices
 
@@ -84,8 +87,14 @@ def made_up_statistics(num_classes: int) -> ClassStatistics:
     return ClassStatistics(counts, counts, 20_000)
 
 
-def benchmark_step(config: ConfigDict, repeats: int) -> dict[str, Any]:
-    """Compile time, seconds a training step, images a second, and the compiler's memory figures."""
+def benchmark_step(config: ConfigDict, repeats: int, profile: str | Path | None = None) -> dict[str, Any]:
+    """Compile time, seconds a training step, images a second, memory.
+
+    Args:
+        config: a recipe.
+        repeats: steps timed.
+        profile: folder for a trace of as many steps more, whose shares (`profile_shares.summary`) are then given too.
+    """
     mesh = data_mesh()
     definition = ModelDefinition(config, made_up_statistics(config.model.num_classes))
     config = definition.config
@@ -102,63 +111,67 @@ def benchmark_step(config: ConfigDict, repeats: int) -> dict[str, Any]:
         holder[0], metrics = step(holder[0], batch)
         return metrics
 
-    return {"compile_s": compiled, **_timed(once, config.train.batch_size, repeats), "memory": _memory(step)}
+    figures = {"compile_s": compiled, **_images(timed(once, repeats), config.train.batch_size), "memory": memory(step)}
+    if profile is None:
+        return figures
+    start_trace(profile)
+    try:
+        for number in range(repeats):
+            with step_mark(number):
+                jax.block_until_ready(once())
+    finally:
+        jax.profiler.stop_trace()
+    return figures | {"profile": summary(read_trace(profile))}
 
 
 def benchmark_inference(config: ConfigDict, repeats: int) -> dict[str, Any]:
-    """Seconds a batch and images a second, from uint8 images to detections on the device."""
+    """Compile time, seconds a batch, images a second, memory: from uint8 images to detections on the device."""
     mesh = data_mesh()
     definition = ModelDefinition(config, made_up_statistics(config.model.num_classes))
     config = definition.config
     state = create_state(definition, create_optimizer(config.optim, lambda step: 0.0), mesh)
-    predict = make_predict_step(definition, mesh)
     batch = to_devices(made_up_batch(config, config.test.batch_size), mesh)
-    return _timed(lambda: predict(state, batch), config.test.batch_size, repeats)
+    started = time.perf_counter()
+    predict = jax.jit(make_predict_step(definition, mesh)).lower(state, batch).compile()
+    compiled = time.perf_counter() - started
+    times = timed(lambda: predict(state, batch), repeats)
+    return {"compile_s": compiled, **_images(times, config.test.batch_size), "memory": memory(predict)}
 
 
-def _timed(once: Callable[[], Any], images: int, repeats: int) -> dict[str, Any]:
-    jax.block_until_ready(once())
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(once())
-        seconds.append(time.perf_counter() - started)
-    median = statistics.median(seconds)
-    return {"batch_size": images, "median_s": median, "images_per_second": images / median}
+def _images(times: dict[str, float | int], images: int) -> dict[str, float | int]:
+    """With the images of a batch, and how many a second that makes."""
+    return {"batch_size": images, **times, "images_per_second": images / times["median_s"]}
 
 
-def _memory(compiled: Any) -> dict[str, int]:
-    analysis = compiled.memory_analysis()
-    names = ("argument_size_in_bytes", "output_size_in_bytes", "alias_size_in_bytes", "temp_size_in_bytes")
-    return {name.removesuffix("_in_bytes"): getattr(analysis, name) for name in names}
-
-
-def load_config(path: str) -> ConfigDict:
-    """The config of a recipe's file; `FILE.py:VARIANT` is understood as in train.py."""
-    file, _, variant = path.partition(":")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--config", default="configs/quickstart.py", help="recipe for step, inference and loader")
     parser.add_argument("--batch-size", type=int, help="images over all devices; the recipe's if not given")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--full-size", action="store_true", help="evaluation of as many images as LVIS validates on")
-    arguments = parser.parse_args()
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    parser.add_argument("--profile", metavar="DIR", help="step: trace as many steps more, and tell the parts' shares")
+    parser.add_argument("--compare", nargs=2, metavar="FILE", help="only print two files of --json side by side")
+    arguments = parser.parse_args(arguments)
+    if arguments.compare:
+        try:
+            print(compare(*map(read_figures, arguments.compare)))
+        except ValueError as error:
+            sys.exit(f"benchmark: {error}")
+        return
+    arguments.parts = ["evaluation" if part == "eval" else part for part in arguments.parts]
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
-    runtime.start()
+    parts = arguments.parts or PARTS
+    if arguments.profile and "step" not in parts:
+        parser.error("--profile is of the part step, which is not among those named")
+    runtime.start(traced=arguments.profile is not None)
     config = load_config(arguments.config)
     config.train.batch_size = arguments.batch_size or config.train.batch_size
     config.test.batch_size = arguments.batch_size or config.test.batch_size
     config.model.num_classes = config.model.num_classes or 24
-    parts = arguments.parts or PARTS
     try:  # before minutes of measuring whose figures an error would lose
         images = load_split(config.data, "train") if "loader" in parts else None
     except DataError as error:
@@ -169,15 +182,17 @@ def main() -> None:
         "ranking": lambda: benchmark_ranking(dense=True),
         "conv": lambda: benchmark_conv(arguments.repeats),
         "detect": lambda: benchmark_detect(arguments.repeats),
-        "step": lambda: benchmark_step(config, arguments.repeats),
+        "step": lambda: benchmark_step(config, arguments.repeats, arguments.profile),
         "inference": lambda: benchmark_inference(config, arguments.repeats),
         "loader": lambda: benchmark_loader(images, config),
-        "evaluation": lambda: benchmark_evaluation(FULL_SIZE if arguments.full_size else 500),
+        "evaluation": lambda: (
+            benchmark_evaluation(FULL_SIZE) if arguments.full_size else benchmark_evaluation(repeats=3)
+        ),
     }
-    device = jax.devices()[0]
-    machine = {"device": device.device_kind, "devices": jax.device_count(), "processor": platform.machine()}
-    figures = {part: run[part]() for part in parts}
-    print(json.dumps({"machine": machine, **figures}, indent=2, default=float))
+    figures = json.dumps({"machine": machine(), **{part: run[part]() for part in parts}}, indent=2, default=float)
+    if arguments.json:
+        arguments.json.write_text(figures + "\n")
+    print(figures)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from rog_jax.evaluation.lvis import evaluate_lvis
 from rog_jax.evaluation.paste import encode_detection_mask
 from rog_jax.evaluation.results import ResultWriter, merge_shards
 from rog_jax.evaluation.truth import Truth, load_truth
+from rog_jax.tools.benchmark_figures import process_peak, spread
 
 FULL_SIZE = 19_809
 """Images of LVIS's validation set."""
@@ -28,7 +27,12 @@ _TIMEOUT = 3600  # seconds
 
 
 def benchmark_evaluation(
-    images: int = 500, detections: int = 300, categories: int = 1203, evaluator: Evaluator = "hotcoco", seed: int = 0
+    images: int = 500,
+    detections: int = 300,
+    categories: int = 1203,
+    evaluator: Evaluator = "hotcoco",
+    seed: int = 0,
+    repeats: int = 1,
 ) -> dict[str, Any]:
     """Times box evaluation of made-up data shaped like LVIS, and pasting of its masks, on one process.
 
@@ -38,12 +42,14 @@ def benchmark_evaluation(
         categories: of the data set.
         evaluator: "hotcoco" or "official".
         seed: of the made-up data.
+        repeats: of each evaluation.
 
     Returns:
         "evaluation_seconds" from truth and results files to LVIS's metrics, in a process of its own that takes
         "evaluation_cpu_seconds" of all cores (what other programs leave it does not change these) and has a peak of
-        "evaluation_peak_gb" (10^9 bytes of resident memory, Python and JAX's modules included); the same three as
-        "all_figures_..." with AP-fixed and AP-pool; "results_mb", the size of the results file; "mask_milliseconds" to
+        "evaluation_peak_gb" (10^9 bytes of resident memory, Python and JAX's modules included), medians but for the
+        peak, and "evaluation_spread" of the seconds (`benchmark_figures.spread`); the same as "all_figures_..." with
+        AP-fixed and AP-pool; "results_mb", the size of the results file; "mask_milliseconds" to
         paste and encode one mask; "AP" of the boxes; and the sizes.
     """
     rng = np.random.default_rng(seed)
@@ -54,7 +60,7 @@ def benchmark_evaluation(
         results = _made_up_results(rng, truth, detections, Path(folder))
         del truth
         files = str(truth_json), str(results), detections, evaluator
-        one, every = (_in_a_process(_evaluate, *files, all_figures) for all_figures in (False, True))
+        one, every = (_repeated(repeats, *files, all_figures) for all_figures in (False, True))
         megabytes = results.stat().st_size / 1e6
     return {
         "images": images,
@@ -67,6 +73,19 @@ def benchmark_evaluation(
         "evaluation_detections_per_second": images * detections / one["seconds"],
         "mask_milliseconds": _mask_milliseconds(rng),
         "AP": one["AP"],
+    }
+
+
+def _repeated(repeats: int, *arguments: Any) -> dict[str, float]:
+    """Evaluates some times, each in a process of its own."""
+    runs = [_in_a_process(_evaluate, *arguments) for _ in range(repeats)]
+    times, cpu_times = (spread([run[name] for run in runs]) for name in ("seconds", "cpu_seconds"))
+    return {
+        "seconds": times["median_s"],
+        "spread": times["spread"],
+        "cpu_seconds": cpu_times["median_s"],
+        "peak_gb": max(run["peak_gb"] for run in runs),
+        "AP": runs[0]["AP"],
     }
 
 
@@ -83,12 +102,7 @@ def _evaluate(truth: str, results: str, cap: int, evaluator: Evaluator, all_figu
     else:
         figures = evaluate_lvis(truth, results, "bbox", cap, evaluator)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": _peak_gb(), "AP": figures["AP"]}
-
-
-def _peak_gb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": process_peak() / 1e9, "AP": figures["AP"]}
 
 
 def _made_up_truth(rng: np.random.Generator, images: int, categories: int) -> Truth:

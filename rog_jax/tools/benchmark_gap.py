@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rog_jax.losses import gap_loss
+from rog_jax.tools.benchmark_figures import spread
 from rog_jax.tools.benchmark_gap_aot import compile_ahead, compile_global, simulate_devices
 from rog_jax.tools.topology import TopologyError
 
@@ -50,7 +51,8 @@ def benchmark_gap(
         published: also times the loop of the authors' program in PyTorch, and compares its results with ours.
 
     Returns:
-        For each scene of `SCENES`: milliseconds and extra memory (in sizes of the logits) of each method, and the ratio
+        For each scene of `SCENES`: milliseconds, their spread (`benchmark_figures.spread`) and extra memory (in sizes
+        of the logits) of each method, and the ratio
         of the interval method's time to cross-entropy's. With `published` also the loop's milliseconds, its ratio to
         the interval method's time, and the greatest difference of the gradients in units of the greatest gradient.
     """
@@ -98,10 +100,12 @@ def _run_scene(
             results[name] = jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)
 
-    medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
+    spreads = {name: spread(seconds) for name, seconds in times.items()}
+    medians = {name: figures["median_s"] for name, figures in spreads.items()}
     report = {}
     for name in runs:
         report[f"{name}_ms"] = round(1e3 * medians[name], 2)
+        report[f"{name}_spread"] = round(spreads[name]["spread"], 3)
         if name in compiled:
             memory = compiled[name].memory_analysis()
             bytes_used = memory.temp_size_in_bytes + memory.output_size_in_bytes

@@ -24,9 +24,10 @@ from rog_jax.data.annotations import Annotations
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
+from rog_jax.tools.benchmark_figures import available_cores, process_peak, spread
 
 
-def benchmark_loader(annotations: Annotations, config: Any, seconds: float | int = 10.0) -> dict[str, float]:
+def benchmark_loader(annotations: Annotations, config: Any, seconds: float | int = 10.0) -> dict[str, Any]:
     """Reads training batches for some seconds and measures the rate.
 
     The first batches do not count: workers start for them, or have them ready before the clock starts.
@@ -40,7 +41,8 @@ def benchmark_loader(annotations: Annotations, config: Any, seconds: float | int
         "images_per_second"; "images_per_second_and_core", for the cores that the loader can use; "cores", their
         number; "cpu_ms_per_image", processor time of this process and the workers together, and
         "cpu_ms_per_image_here", of this process alone (0 where there is no /proc); "workers"; "batch_size"; "batches",
-        measured; "start_seconds", until the first batch.
+        measured; "batch", their times as in `benchmark_figures.spread`; "start_seconds", until the first batch;
+        "process_peak", bytes of this process alone.
     """
     batch_size = config.train.batch_size
     plan = TrainPlan(annotations, config.data, config.sampler, batch_size, config.train.seed)
@@ -61,19 +63,18 @@ def benchmark_loader(annotations: Annotations, config: Any, seconds: float | int
         for _ in range(config.data.workers * config.data.prefetch + 1):
             next(loader)
         pids = [os.getpid(), *(child.pid for child in set(multiprocessing.active_children()) - others)]
-        start, spent = time.perf_counter(), [_cpu_seconds(pid) for pid in pids]
-        for batches in itertools.count(1):  # noqa: B007  (used after the loop)
+        ends, spent = [time.perf_counter()], [_cpu_seconds(pid) for pid in pids]
+        while ends[-1] - ends[0] < seconds:
             next(loader)
-            elapsed = time.perf_counter() - start
-            if elapsed >= seconds:
-                break
+            ends.append(time.perf_counter())
         spent = [_cpu_seconds(pid) - before for pid, before in zip(pids, spent, strict=True)]
     finally:
         loader.close()
     cores = available_cores()
     if config.data.workers:
         cores = min(cores, config.data.workers)
-    rate = batches * batch_size / elapsed
+    batches = len(ends) - 1
+    rate = batches * batch_size / (ends[-1] - ends[0])
     return {
         "images_per_second": rate,
         "images_per_second_and_core": rate / cores,
@@ -83,13 +84,10 @@ def benchmark_loader(annotations: Annotations, config: Any, seconds: float | int
         "workers": config.data.workers,
         "batch_size": batch_size,
         "batches": batches,
+        "batch": spread([end - start for start, end in itertools.pairwise(ends)]),
         "start_seconds": start_seconds,
+        "process_peak": process_peak(),
     }
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -26,6 +26,7 @@ from rog_jax.data.inspection_images import ListedImages, inspect_images, inspect
 from rog_jax.data.inspection_openimages import inspect_openimages
 from rog_jax.data.openimages import OpenImagesFiles
 from rog_jax.data.sources import frequency_limits
+from rog_jax.tools.recipe_file import load_config
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -147,14 +148,7 @@ def config_of(given: argparse.Namespace):
     Raises:
         ValueError: there is no such recipe.
     """
-    if given.config:
-        if not Path(given.config.partition(":")[0]).is_file():
-            raise ValueError(f"there is no recipe {given.config}")
-        from rog_jax.tools.benchmark import load_config  # loads all of JAX, which nothing else here needs
-
-        config = load_config(given.config)
-    else:
-        config = common.get_config()
+    config = load_config(given.config) if given.config else common.get_config()
     data, split = config.data, given.split
     named = {
         f"{split}_json": given.json,

@@ -67,7 +67,8 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         Figures of one chip, one for each of `COLUMNS`, None where the program does not fit. GB are 10^9 bytes.
         `gigabytes` is the compiler's: arguments, results that are not written over them, temporaries and code.
         `teraflops` are of products, as a TPU's matrix unit does them (`program_cost.count_products`).
-        `accessed_gigabytes` is the compiler's, a loop's body counted once. `exchanges` has the bytes by collective.
+        `accessed_gigabytes` is the compiler's, a loop's body counted once, but for the loop of micro-batches, for which
+        all of it is counted as often. `exchanges` has the bytes by collective, one in a loop once.
         `images_per_second_at_best`, of all chips, by `seconds_at_best`.
 
     Raises:
@@ -92,17 +93,18 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         if needed is None:
             raise
         return figures | {"fits": False, "gigabytes": _gigabytes(*needed.groups())}
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = compiled.memory_analysis()
+    accessed = compiled.cost_analysis()["bytes accessed"] * (config.train.accumulate if program == "train" else 1)
     exchanges = collectives(compiled.as_text())
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     sent = sum(exchange.sent(len(devices)) for exchange in exchanges)
-    seconds = seconds_at_best(chip, products.passes, cost["bytes accessed"], sent)
+    seconds = seconds_at_best(chip, products.passes, accessed, sent)
     kinds = sorted({exchange.kind for exchange in exchanges})
     return figures | {
         "fits": True,
         "gigabytes": round(needed / 1e9, 2),
-        "accessed_gigabytes": round(cost["bytes accessed"] / 1e9, 2),
+        "accessed_gigabytes": round(accessed / 1e9, 2),
         "exchanged_megabytes": round(sum(exchange.bytes for exchange in exchanges) / 1e6, 2),
         "exchanges": {kind: sum(e.bytes for e in exchanges if e.kind == kind) for kind in kinds},
         "images_per_second_at_best": round(images * len(devices) / seconds, 1),

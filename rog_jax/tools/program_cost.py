@@ -67,7 +67,7 @@ def count_products(program: Any) -> Products:
             total += max(count_products(branch) for branch in params["branches"])
         else:
             rounds = params["length"] if equation.primitive.name == "scan" else 1
-            total += sum((rounds * np.array(count_products(inner)) for inner in _programs(params)), np.zeros(2))
+            total += sum((rounds * np.array(count_products(inner)) for inner in inner_programs(params)), np.zeros(2))
     return Products(*map(float, total))
 
 
@@ -80,7 +80,7 @@ def _weighed(equation: Any, terms: float | int) -> np.ndarray:
     return flops * np.array([1, PASSES.get(of_left, 1) if is_float32 else 1])
 
 
-def _programs(params: dict[str, Any]) -> Iterator[Any]:
+def inner_programs(params: dict[str, Any]) -> Iterator[Any]:
     """Programs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

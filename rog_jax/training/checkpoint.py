@@ -1,6 +1,8 @@
 """Checkpoints of the training state by Orbax, with enough beside them to refuse the wrong model."""
 
+import contextlib
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rog_jax.training.state import TrainState
+from rog_jax.training.storage import GO_ON, check_room, probe, writing
 
+DELETED = "deleted"
+"""Folder beside the checkpoints of those that are about to go."""
 AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
 FORMAT = 2
 """Of what is saved. 1: without a number; class counts were [1, C], and early ones had no field for LOCE's memory."""
@@ -22,7 +27,8 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints/STEP`.
 
-    Saving is asynchronous and atomic: a half-written checkpoint is never taken for a whole one.
+    Saving is asynchronous and atomic: a half-written checkpoint is never taken for a whole one. An older one goes once
+    a newer one is there; it gets another name first, so that what has a step for its name is whole.
 
     Args:
         workdir: folder of the run.
@@ -31,21 +37,36 @@ class Checkpoints:
 
     Raises:
         CheckpointError: read_only, and the run has no checkpoint.
+        StorageError: the folder cannot be made.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, read_only: bool = False):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        self._keep, self._saving = keep, False
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"no checkpoint in {self.folder}: train first, or correct --workdir")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only, read_only=read_only)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            todelete_subdir=None if read_only else DELETED,
+        )
+        with contextlib.nullcontext() if read_only else writing(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            if not read_only:
+                self._delete()
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, about: dict[str, Any]) -> None:
-        """Starts writing the state; `about` is a json object that comes back with it."""
+        """Starts writing the state; `about` is a json object that comes back with it.
+
+        Raises:
+            StorageError: it cannot be written, or the one before could not be.
+        """
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return
@@ -55,13 +76,46 @@ class Checkpoints:
             "arrays": describe(state),
             "devices": len(state.step.sharding.device_set),
         }
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with writing(self.folder / str(step), GO_ON):
+            probe(self.folder)  # where Orbax cannot make a folder, threads of its own keep the program for five minutes
+            self._manager.save(step, args=args)
+        self._saving = True
+
+    def check(self) -> None:
+        """Says so, without waiting, if the last state could not be written: a run would find out at its next save.
+
+        Raises:
+            StorageError: it could not be.
+        """
+        # Not Orbax's check_for_errors: an error that it has told once is none for the thread that then deletes the old.
+        if self._saving and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+            StorageError: something could not be written.
+        """
+        self._saving = False
+        with writing(self.folder, GO_ON):
+            self._manager.wait_until_finished()
+            self._delete()
+
+    def _delete(self) -> None:
+        """Removes what Orbax has only given another name."""
+        if jax.process_index() == 0 and (self.folder / DELETED).exists():
+            shutil.rmtree(self.folder / DELETED)
+
+    def check_room(self, state: TrainState) -> None:
+        """Compares what the run's checkpoints will take with what the disk has left.
+
+        Raises:
+            StorageError: there is no room for a single one.
+        """
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        check_room(self.folder, size, max(self._keep + 1 - len(self._manager.all_steps()), 1))
 
     def about(self, step: int | None = None) -> dict[str, Any]:
         """The json object saved with a checkpoint.
@@ -162,8 +216,15 @@ class Checkpoints:
         return meta
 
     def close(self) -> None:
-        """Waits for what is being written, and lets go of the folder."""
-        self._manager.close()
+        """Waits for what is being written, and lets go of the folder.
+
+        Raises:
+            StorageError: something could not be written.
+        """
+        if self._saving:
+            self.wait()
+        with writing(self.folder, GO_ON):
+            self._manager.close()
 
 
 def another_model(source: str, differences: list[str]) -> CheckpointError:

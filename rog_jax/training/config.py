@@ -27,7 +27,7 @@ CHOICES = {
     "roi.predictor": ("auto", "linear", "normed"),
     "roi.mask_predictor": ("auto", "conv", "normed"),
     "roi.init": ("auto", "mmdet", "pytorch"),
-    "loss.classification": tuple(CLASSIFICATION_LOSSES),
+    "loss.classification": CLASSIFICATION_LOSSES,  # and what a recipe of the user's adds to it
     "loss.ranking": ("none", "gap", "ap", "rank_sort"),
     "loss.gap.variant": ("paper", "published"),
     "loss.gap.method": ("auto", "interval", "dense"),
@@ -47,12 +47,13 @@ SHAPE_MULTIPLE = 32
 """Padded sides are multiples of the coarsest backbone stride, so that each pyramid level doubles the next exactly."""
 
 
-def check_config(config: ConfigDict, num_devices: int) -> None:
+def check_config(config: ConfigDict, num_devices: int, *, trains: bool = True) -> None:
     """Raises ValueError, naming the setting and the remedy, where a setting has no meaning.
 
     Args:
         config: with all overrides.
         num_devices: of the mesh, over all hosts.
+        trains: False where the batch of training does not matter: it may have been made on other devices.
     """
     for path, choices in CHOICES.items():
         section, _, name = path.rpartition(".")
@@ -61,19 +62,27 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             raise ValueError(f"config.{path}={value!r} is unknown; choose one of {', '.join(choices)}")
     if config.loss.rank_sort.balance_heads:
         _check_balanced_heads(config)
-    for name in ("train", "test"):
-        size = config[name].batch_size
-        if size < 1 or size % num_devices:
-            raise ValueError(
-                f"config.{name}.batch_size={size} is the batch of all devices and must be a multiple of their number, "
-                f"{num_devices}"
-            )
+    if trains:
+        _check_batch(config, "train", num_devices, config.train.accumulate)
+    _check_batch(config, "test", num_devices)
     views_of(config.test)
     for height, width in config.data.shapes:
         if height % SHAPE_MULTIPLE or width % SHAPE_MULTIPLE:
             raise ValueError(f"config.data.shapes: {height}x{width} must be multiples of {SHAPE_MULTIPLE} pixels")
     if config.train.steps < 0 or (config.train.steps == 0 and config.train.epochs < 1):
         raise ValueError("config.train: set steps, or epochs of at least 1")
+
+
+def _check_batch(config: ConfigDict, section: str, num_devices: int, micro_batches: int = 1) -> None:
+    size = config[section].batch_size
+    if micro_batches < 1:
+        raise ValueError(f"config.{section}.accumulate={micro_batches}: a step has 1 micro-batch or more")
+    if size < 1 or size % (num_devices * micro_batches):
+        times = f", times config.{section}.accumulate={micro_batches}" if micro_batches > 1 else ""
+        raise ValueError(
+            f"config.{section}.batch_size={size} is the batch of all devices and must be a multiple of their number, "
+            f"{num_devices}{times}"
+        )
 
 
 def _check_balanced_heads(config: ConfigDict) -> None:

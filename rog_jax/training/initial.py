@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from rog_jax.losses.classification import CLASSIFICATION_LOSSES
+from rog_jax.training.best import recorded_step
 from rog_jax.training.checkpoint import (
     AS_NUMPY,
     CheckpointError,
@@ -99,7 +100,7 @@ def save_initial(folder: str | Path, initial: InitialWeights, *, overwrite: bool
 
 
 def load_initial(folder: str | Path) -> InitialWeights:
-    """Weights that `save_initial` wrote, or those of the newest checkpoint of a run.
+    """Weights that `save_initial` wrote, or those of the newest checkpoint of a run, or of its best one (`RUN/best`).
 
     Raises:
         CheckpointError: the folder is missing or of another kind.
@@ -122,7 +123,9 @@ def load_initial(folder: str | Path) -> InitialWeights:
 
 def _from_run(folder: Path) -> InitialWeights:
     checkpoints = Checkpoints(folder, read_only=True)
-    about, parameters, step = checkpoints.about(), checkpoints.parameters(), checkpoints.latest()
+    best = recorded_step(folder)
+    step = checkpoints.latest() if best is None else best
+    about, parameters = checkpoints.about(step), checkpoints.parameters(step)
     checkpoints.close()
     kept = CONVENTIONS | {"model": ("depth", *CONVENTIONS["model"])}
     config = about["config"]

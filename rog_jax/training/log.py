@@ -1,5 +1,6 @@
 """What a run says of itself: a progress bar, a JSONL file, TensorBoard, and the watch over losses and images."""
 
+import contextlib
 import json
 import logging
 import time
@@ -9,10 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from rog_jax.data.loader import check_unreadable
+from rog_jax.training.storage import GO_ON, whole_file, writing
+from rog_jax.training.tensorboard import Board, Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +90,23 @@ class RunLog:
         every: steps between lines.
         batch_size: images a step over all devices.
         active: False on hosts that keep silent.
+        mirror: gets what TensorBoard does.
+
+    Raises:
+        StorageError: a file cannot be written; so do `add`, `write` and `close`.
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int, every: int, batch_size: int, active: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        total: int,
+        every: int,
+        batch_size: int,
+        active: bool,
+        mirror: Mirror | None = None,
+    ):
         self._every, self._total, self._batch_size, self._active = every, total, batch_size, active
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -98,12 +114,14 @@ class RunLog:
         self._clock = 0.0
         self._waited = 0.0
         self._last: tuple[int, float, dict[str, Any]] | None = None  # step, rate and more of what is not yet written
+        self.board: Board | None = None  # of hosts that do not keep silent
         if not active:
             return
-        path = workdir / "train_log.jsonl"
-        truncate_log(path, start)
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, flush_secs=20)
+        self._path = workdir / "train_log.jsonl"
+        truncate_log(self._path, start)
+        with writing(self._path, GO_ON):
+            self._file = self._path.open("a", buffering=1)
+        self.board = Board(workdir / "tensorboard", start + 1, mirror)
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=1.0)
 
     def got_batch(self, waited: float) -> None:
@@ -146,9 +164,9 @@ class RunLog:
         self._sums, self._count, self._timed, self._clock, self._waited = {}, 0, 0, now, 0.0
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        for name, value in line.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        with writing(self._path, GO_ON):
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+        self.board.write(step, {f"train/{name}": value for name, value in line.items()})
         parts = " ".join(f"{name} {line[name]:.3f}" for name in LOSS_NAMES if name in line)
         loss = line.get("loss", float("nan"))
         self._bar.set_postfix_str(
@@ -157,10 +175,11 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the files."""
-        if self._active:
-            self._bar.close()
+        if not self._active:
+            return
+        self._bar.close()
+        with contextlib.closing(self.board), writing(self._path, GO_ON):
             self._file.close()
-            self._board.close()
 
 
 LOSS_NAMES = ("rpn_cls", "rpn_box", "cls", "gap", "box", "mask")
@@ -179,6 +198,5 @@ def truncate_log(path: Path, start: int) -> None:
         if record["step"] > start:
             break
         kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    with whole_file(path, GO_ON) as partial:
+        partial.write_text("".join(kept))

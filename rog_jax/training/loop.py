@@ -1,9 +1,11 @@
 """The training loop, from a config to a trained checkpoint."""
 
+import contextlib
 import json
 import logging
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,25 @@ from rog_jax.training.log import MetricsWatch, RunLog
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, advice_where_memory_ends
 from rog_jax.training.preemption import Preemption
+from rog_jax.training.profile import ProfileRequest, StepProfiler, step_mark, wait_mark
 from rog_jax.training.resume import resume
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
+from rog_jax.training.storage import check_writable, whole_file
+from rog_jax.training.tensorboard import Mirror
+from rog_jax.training.watchers import Checkpointed, TailScalars, Watcher
 
 logger = logging.getLogger(__name__)
 
 
 @advice_where_memory_ends(TRAINING_ADVICE)
-def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    profile: ProfileRequest | None = None,
+    watchers: Sequence[Watcher] = (),
+    mirror: Mirror | None = None,
+) -> TrainState:
     """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
 
     To be called from the main thread, where Python handles signals.
@@ -47,6 +59,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     Args:
         config: a recipe with its overrides.
         workdir: folder for checkpoints and logs; made if absent.
+        profile: steps of which a trace is written.
+        watchers: called on every host at each checkpoint, before the next step.
+        mirror: gets what TensorBoard does, from the first host.
 
     Returns:
         The final state, which is also the newest checkpoint; an earlier one after SIGTERM.
@@ -56,12 +71,14 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         DataError: annotations or images are not what the config says.
         CheckpointError: the folder holds checkpoints of another model.
         NonFiniteLoss: a loss was NaN or infinite, more often than `train.max_skipped_steps`.
+        StorageError: the folder cannot be written to, at the start or later; checkpoints written before are whole.
         RuntimeError: loader processes died too often.
         ValueError: a setting has no meaning, or the run is past the end of the schedule.
     """
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_writable(workdir / "checkpoints", workdir / "tensorboard")
 
+    profiler = StepProfiler(profile)
     mesh = data_mesh()
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     resumes = checkpoints.latest() is not None
@@ -103,11 +120,14 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             f"{workdir} has been trained for {start} steps, and the config asks for {steps}: raise config.train.steps "
             "or config.train.epochs, or use another --workdir"
         )
+    if start < steps:
+        checkpoints.check_room(state)
     if unfilled and config.loss.memory.fill and start < steps:
         state = fill_memory(state, definition, mesh, annotations, plan)
     about = describe_run(config, annotations) | {"conventions": initial and initial.settings}
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(about, indent=1))
+        with whole_file(workdir / "config.json") as partial:
+            partial.write_text(json.dumps(about, indent=1))
     logger.info("training from step %d to %d on %d devices", start, steps, mesh.size)
 
     ### Train.
@@ -129,7 +149,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         every=config.train.log_every,
         batch_size=config.train.batch_size,
         active=jax.process_index() == 0,
+        mirror=mirror,
     )
+    watchers = [TailScalars(annotations), *watchers]
     watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable, config.train.max_skipped_steps)
     batches = prefetched(loader, lambda batch: to_devices(batch, mesh))
 
@@ -143,28 +165,32 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         for done, values in finished:
             log.add(done, values, extra)
 
-    try:
+    with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
+        for used in (checkpoints, log, loader, profiler):
+            stack.callback(used.close)
         with Preemption() as preemption:
             for step in range(start + 1, steps + 1):
+                profiler.before_step(state)
                 before = time.perf_counter()
-                batch, on_devices = next(batches)
+                with wait_mark():
+                    batch, on_devices = next(batches)
                 log.got_batch(time.perf_counter() - before)
-                with jax.transfer_guard("disallow"):
+                with jax.transfer_guard("disallow"), step_mark(step):
                     state, metrics = step_fn(state, on_devices)
+                profiler.after_step(state)
                 record(watch.push(step, batch.index, metrics))
+                checkpoints.check()
                 ends = preemption.reached(step)
                 if ends or step % config.train.checkpoint_every == 0 or step == steps:
                     record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
                     checkpoints.save(state, about)
+                    for watcher in watchers:
+                        watcher(Checkpointed(step, state, definition, mesh, log.board))
                 if ends:
                     log.write()
                     checkpoints.wait()  # before SIGTERM ends the program again
                     logger.warning("SIGTERM: saved at step %d of %d, the same command goes on from there", step, steps)
                     break
-    finally:
-        loader.close()
-        log.close()
-        checkpoints.close()
     return state
 
 
@@ -255,6 +281,8 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
     return {
         "config": json.loads(config.to_json()),
         "category_ids": np.asarray(annotations.category_ids).tolist(),
+        "category_names": list(annotations.category_names),
+        "category_groups": list(annotations.frequencies),
         "statistics": ClassStatistics.of(annotations)._asdict(),
         "commit": git_commit(),
         "jax": jax.__version__,

@@ -54,7 +54,8 @@ def compute_losses(
         drawn = draw_rows(model, features, memory.loss, memory_key, AXIS)
         inputs |= dict(zip(MEMORY_INPUTS, (drawn.logits, drawn.labels), strict=True))
         rows += (drawn.labels >= 0).sum()
-    losses["cls"], loss_state = model.loss(logits, labels, None, memory.loss, axis_name=AXIS, **inputs)
+    with jax.named_scope("cls_loss"):
+        losses["cls"], loss_state = model.loss(logits, labels, None, memory.loss, axis_name=AXIS, **inputs)
 
     counts_axis = AXIS if config.loss.gap.counts_scope == "global" else None
     counts = accumulate_counts(memory.class_counts, labels, axis_name=counts_axis)
@@ -97,6 +98,7 @@ def _head_losses(
     return losses
 
 
+@jax.named_scope("rpn_loss")
 def _rpn_losses(model: Detector, outputs: TrainOutputs, batch: Batch, key: Array) -> dict[str, Float[Array, ""]]:
     targets = rpn_targets(
         batch.boxes,
@@ -138,6 +140,7 @@ def _gt_ids(matched: Int[Array, "B R"], slots: int) -> Int[Array, " N"]:
     return (matched + slots * jnp.arange(len(matched))[:, None]).reshape(-1)
 
 
+@jax.named_scope("mask_loss")
 def _mask_rows(
     outputs: TrainOutputs, batch: Batch, model: Detector
 ) -> tuple[Float[Array, "P M M"], Float[Array, "P M M"], Bool[Array, " P"]]:

@@ -40,6 +40,7 @@ def empty_memory(config: ConfigDict | FrozenConfigDict) -> FeatureMemory:
     return feature_memory.create_memory(config.model.num_classes, *size, dtype=jnp.dtype(config.model.dtype))
 
 
+@jax.named_scope("feature_memory")
 def remember(model: Detector, features: list[Array], batch: Batch, memory: FeatureMemory, key: Array) -> FeatureMemory:
     """The memory with the features of boxes around some objects of each image.
 
@@ -70,6 +71,7 @@ def remember(model: Detector, features: list[Array], batch: Batch, memory: Featu
     return feature_memory.insert(memory, pooled, targets.reshape(-1, 4), labels.reshape(-1))
 
 
+@jax.named_scope("feature_memory")
 def draw_rows(
     model: Detector, memory: FeatureMemory, mean_scores: Float[Array, " Q"], key: Array, axis_name: str
 ) -> MemoryOutputs:
@@ -82,6 +84,7 @@ def draw_rows(
     return MemoryOutputs(logits, deltas, rows.deltas, rows.labels)
 
 
+@jax.named_scope("box_loss")
 def memory_box_loss(
     rows: MemoryOutputs, settings: ConfigDict | FrozenConfigDict, count: Float[Array, ""]
 ) -> Float[Array, ""]:

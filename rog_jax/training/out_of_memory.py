@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import jax
 
 TRAINING_ADVICE = (
-    "In the order of what it costs: fewer images a device (train.batch_size, or more devices; optim.lr is scaled with "
-    "it), model.dtype=bfloat16, fewer RoIs (roi.samples) and proposals (rpn.train_proposals), smaller images "
-    "(data.shapes, data.short_sides, data.max_long_side), a smaller data.max_objects; with LOCE loss.memory.slots. "
+    "In the order of what it costs: fewer images a device (more devices, or a smaller train.batch_size, with which "
+    "optim.lr is scaled), the same batch in micro-batches (train.accumulate), model.dtype=bfloat16, fewer RoIs "
+    "(roi.samples) and proposals (rpn.train_proposals), smaller images (data.shapes, data.short_sides, "
+    "data.max_long_side), a smaller data.max_objects; with LOCE loss.memory.slots. "
     "`python -m rog_jax.tools.compile_check` says what a TPU needs without one."
 )
 INFERENCE_ADVICE = (

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -14,6 +15,7 @@ from rog_jax.models.detector import Detector, TrainOutputs
 from rog_jax.training.state import AXIS
 
 
+@jax.named_scope("ranking")
 def ranking_losses(
     model: Detector,
     logits: Float[Array, "N C"],
@@ -39,6 +41,7 @@ def ranking_losses(
     return {}
 
 
+@jax.named_scope("ranking")
 def rank_sort_losses(model: Detector, outputs: TrainOutputs, batch: Batch) -> HeadLoss:
     """Rank & Sort of the box head's scores by the IoU of its boxes, and its loss of the boxes."""
     config, rois = model.config, outputs.rois

@@ -41,13 +41,15 @@ def define_host_flags() -> HostFlags:
     )
 
 
-def start(hosts: HostFlags | None = None) -> None:
+def start(hosts: HostFlags | None = None, *, traced: bool = False) -> None:
     """Logging, the persistent compilation cache, and the other hosts of the run.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/rog_jax/jax`.
 
     Args:
         hosts: parsed flags; waits for the other hosts if they name any, or ask for those that JAX finds.
+        traced: whether programs will be traced: then none is taken from the cache that another version of this code
+            compiled to the same instructions, whose names of parts may be others.
 
     Raises:
         ValueError: some of the flags that name the hosts are missing.
@@ -58,6 +60,7 @@ def start(hosts: HostFlags | None = None) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rog_jax" / "jax"))
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", traced)
     if hosts is not None:
         _join_hosts(hosts)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.models.detector import Detector, ScoreFunction
+from rog_jax.training.accumulation import mean_gradient, over_micro_batches
 from rog_jax.training.losses import FILL_KEY, compute_losses
 from rog_jax.training.memory import remember
 from rog_jax.training.optimizer import Schedule
@@ -30,6 +31,9 @@ def make_train_step(
     good while the host, which reads the metrics a few steps late, finds out and stops or goes on. (Feature memories
     take the step's rows too where the host will stop, and nothing is saved then.)
 
+    With `config.train.accumulate` above 1, losses and gradient are the means over so many micro-batches, which the
+    losses see one after the other as they see steps; docs/pods.md says what that means for each of them.
+
     Args:
         definition: of the model.
         optimizer: from `create_optimizer`.
@@ -47,23 +51,32 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
         memory = own_memory(state, local)
 
-        def total(trainable, tap):
-            model = definition.merge(trainable, state.fixed)
-            losses, next_memory = compute_losses(model, batch, memory, key, tap)
-            return sum(losses.values()), (losses, next_memory)
+        def of_images(memory, images, key):
+            def total(trainable, tap):
+                model = definition.merge(trainable, state.fixed)
+                losses, next_memory = compute_losses(model, images, memory, key, tap)
+                return sum(losses.values()), (losses, next_memory)
 
-        with_sums = jax.grad(total, argnums=(0, 1), has_aux=True)
-        (gradient, sums), (losses, memory_after) = with_sums(state.trainable, state.gradients)
+            with_sums = jax.grad(total, argnums=(0, 1), has_aux=True)
+            gradients, (losses, next_memory) = with_sums(state.trainable, state.gradients)
+            return gradients, losses, next_memory
+
+        like = state.trainable, state.gradients
+        micro_batches = config.train.accumulate
+        (gradient, sums), losses, memory_after = mean_gradient(of_images, like, memory, batch, key, micro_batches)
         # One mean for everything: losses are divided by global counts, so that this is the global batch's gradient.
-        gradient, sums, losses = jax.lax.pmean((gradient, sums, losses), AXIS)
+        with jax.named_scope("gradient_mean"):
+            gradient, sums, losses = jax.lax.pmean((gradient, sums, losses), AXIS)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(sum(losses.values()))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
+            trainable = optax.apply_updates(state.trainable, updates)
         sums = jax.tree.map(jnp.add, state.gradients, sums)
         done = state._replace(trainable=trainable, optimizer=optimizer_state, gradients=sums)
         done = with_memory(done, memory_after, local)
-        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
+        with jax.named_scope("optimizer"):
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
         after = after._replace(optimizer=_with_counts_of(done.optimizer, after.optimizer))
         if config.train.max_skipped_steps == 0:
             # A choice between two feature memories holds both; where a run stops, what a bad step stored is not saved.
@@ -107,14 +120,18 @@ def make_fill_step(definition: ModelDefinition, mesh: Mesh) -> Callable[[TrainSt
     Returns:
         A function of state, global batch and the batch's number.
     """
-    seed, local = definition.config.train.seed, definition.local
+    train, local = definition.config.train, definition.local
 
     def fill(state: TrainState, batch: Batch, number: Array) -> TrainState:
         model = definition.merge(state.trainable, state.fixed)
-        features = model.features(batch.image, batch.image_size)
         memory = own_memory(state, local)
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        stored = remember(model, features, batch, memory.features, jax.random.fold_in(key, FILL_KEY))
+        key = jax.random.fold_in(jax.random.key(train.seed), number)
+
+        def store(stored, images, key):
+            features = model.features(images.image, images.image_size)
+            return remember(model, features, images, stored, jax.random.fold_in(key, FILL_KEY)), ()
+
+        stored, _ = over_micro_batches(store, memory.features, batch, key, train.accumulate)
         return with_memory(state, memory._replace(features=stored), local)
 
     specs = state_specs(definition)

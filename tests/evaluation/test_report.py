@@ -111,14 +111,25 @@ def test_what_the_classifier_says_is_drawn_where_known(runs, tmp_path):
     assert "How hard training pulled each category" in text
 
 
+def drawn(monkeypatch):
+    """The figures that will be drawn from now on, by name."""
+    figures, save = {}, Figure.savefig
+
+    def savefig(self, to, **options):
+        figures[to.name.partition(".")[0]] = self
+        save(self, to, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return figures
+
+
 @pytest.mark.parametrize("without", [0, 1])
 def test_what_one_of_two_runs_lacks_is_an_empty_panel(runs, tmp_path, monkeypatch, without):
     path = runs[1 - without] / "eval" / "diagnosis.json"
     diagnosis = json.loads(path.read_text())
     norms = {str(category): 1.0 for category in range(6)}
     path.write_text(json.dumps(diagnosis | {"classifier_norms": norms}))
-    figures, save = {}, Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, to: figures.setdefault(to.stem, self) and save(self, to))
+    figures = drawn(monkeypatch)
     text = write_report(runs, tmp_path / "compare.html").read_text()
     path.write_text(json.dumps(diagnosis))
     assert "Norms of the classifier" in text
@@ -139,8 +150,7 @@ def test_runs_side_by_side_share_the_larger_axis(runs, tmp_path, monkeypatch):
         kept.append((path, path.read_text()))
         norms = {str(category): norm for category in range(6)}
         path.write_text(json.dumps(json.loads(kept[-1][1]) | {"classifier_norms": norms}))
-    figures, save = {}, Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, to: figures.setdefault(to.stem, self) and save(self, to))
+    figures = drawn(monkeypatch)
     write_report(runs, tmp_path / "compare.html")
     for path, text in kept:
         path.write_text(text)

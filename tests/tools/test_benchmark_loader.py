@@ -16,6 +16,7 @@ def test_rates_fit_together(tmp_path):
     figures = benchmark_loader(annotations, config, seconds=0.2)
     assert figures["batches"] >= 1
     assert figures["images_per_second_and_core"] * figures["cores"] == pytest.approx(figures["images_per_second"])
+    assert figures["batch"]["repeats"] == figures["batches"]
     assert figures["images_per_second"] <= figures["batches"] * 2 / 0.2
     assert figures["cpu_ms_per_image"] == pytest.approx(figures["cpu_ms_per_image_here"])  # no workers
 

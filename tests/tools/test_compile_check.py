@@ -30,6 +30,14 @@ def test_arguments_have_the_shapes_of_all_devices():
     assert state.step.sharding.spec == PartitionSpec()
 
 
+def test_micro_batches_are_those_of_the_config():
+    config = tiny_config()
+    config.train.accumulate = 2
+    step, arguments = program.abstract_program(config, data_mesh(jax.devices()[:1]), 3, "train")
+    with pytest.raises(ValueError, match="3 images of a device are not 2 micro-batches"):
+        step.trace(*arguments)
+
+
 def test_the_slowest_of_products_memory_and_links_decides():
     chip = CHIPS["v5e"]
     assert program.seconds_at_best(chip, chip.flops, 0, 0) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rog_jax.tools.plot_log import plot_losses, read_log
+from rog_jax.tools.plot_log import differences, main, plot_losses, read_log
 
 
 def write(folder, lines):
@@ -31,3 +31,25 @@ def test_missing_or_broken_log_is_named(tmp_path):
     (tmp_path / "train_log.jsonl").write_text("{")
     with pytest.raises(ValueError, match="no json"):
         read_log(tmp_path)
+
+
+def test_two_runs_stand_side_by_side_with_their_largest_difference(tmp_path, capsys):
+    for name, wrong in (("a", 0.0), ("b", 0.3)):
+        (tmp_path / name).mkdir()
+        lines = [{"step": 10 * k, "loss": 4.0, "cls": 2.0 + wrong * (k in (3, 4))} for k in range(1, 9)]
+        write(tmp_path / name, lines)
+    main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.png"), "--window", "4"])
+    printed = capsys.readouterr().out
+    assert "cls: at most 0.1500 apart (7.5%), up to step 40" in printed
+    assert "loss: at most 0.0000 apart" in printed
+    picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB"), int)
+    blue, orange = ((np.abs(picture - colour).max(axis=2) < 40).sum() for colour in ((31, 119, 180), (255, 127, 14)))
+    assert blue > 20
+    assert orange > 100  # over the other curve, and where it leaves it
+    with pytest.raises(SystemExit, match="different names"):
+        main([str(tmp_path / "a"), str(tmp_path / "a"), "--out", str(tmp_path / "c.png")])
+
+
+def test_runs_without_a_common_step_are_not_compared():
+    with pytest.raises(ValueError, match="no step in common"):
+        differences([{"step": 1, "loss": 1.0}], [{"step": 2, "loss": 1.0}], 5)

@@ -1,5 +1,6 @@
 """Whole runs on a data set of a few images: resume, logs, evaluation, and errors before anything is lost."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -15,10 +16,14 @@ import pytest
 from rog_jax.data import DataError
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
+from rog_jax.tools.trace_file import read_trace
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
 from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
 from rog_jax.training.loop import train
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, OutOfMemory, advice_where_memory_ends
+from rog_jax.training.profile import ProfileRequest
+from rog_jax.training.storage import StorageError
+from tests import faults
 from tests.tiny import tiny_config
 
 SETTINGS = SyntheticSettings(
@@ -56,13 +61,19 @@ def _turn_some_wide(path):
 
 @pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
-    """A whole run: its folder and its final state."""
+    """A whole run, one step of it traced: its folder and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, jax.device_get(train(config, workdir))
+    return workdir, jax.device_get(train(config, workdir, ProfileRequest(workdir / "trace", first=4, steps=1)))
 
 
 def read_log(workdir):
     return [json.loads(line) for line in (workdir / "train_log.jsonl").read_text().splitlines()]
+
+
+def test_the_step_asked_for_is_traced(finished):
+    trace = read_trace(finished[0] / "trace")
+    assert (trace.steps, len(trace.waits), trace.devices) == (1, 1, jax.device_count())
+    assert len(trace.operations) > 100 * trace.devices
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, monkeypatch):
@@ -87,13 +98,35 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, mo
     before = list(calls)
     resumed = jax.device_get(train(config, tmp_path))
     assert calls[6:8] == before[3:5]  # the data goes on where the checkpoint stood
-    assert int(resumed.step) == int(whole.step) == 6
-    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(whole)[0], jax.tree.leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert_same(whole, resumed)
     lines, again = read_log(workdir), read_log(tmp_path)
     assert [line["step"] for line in again] == [2, 4, 6]
     for name in ("loss", "gap", "lr", "positives"):
         assert [lines[0][name], lines[2][name]] == [again[0][name], again[2][name]]
+
+
+def test_a_run_whose_checkpoint_cannot_be_written_goes_on_once_it_can(config, finished, tmp_path):
+    with contextlib.ExitStack() as stack:
+        inner = Checkpoints.save
+
+        def save(self, state, about):
+            if state.step == 6:
+                self.wait()
+                stack.enter_context(faults.files_limited(150_000))  # less than the arrays of a checkpoint
+            inner(self, state, about)
+
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(Checkpoints, "save", save)
+        with pytest.raises(StorageError, match=r"/checkpoints.* cannot be written .*goes on from the newest"):
+            train(config, tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).latest() == 3
+    assert_same(finished[1], jax.device_get(train(config, tmp_path)))
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6]
+
+
+def assert_same(whole, resumed):
+    assert int(resumed.step) == int(whole.step) == 6
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(whole)[0], jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
 def test_a_second_stage_starts_from_a_run_and_trains_its_parts(config, finished, tmp_path):
@@ -180,6 +213,9 @@ def test_evaluation_writes_everything(config, finished):
     per_image = np.unique([record["image_id"] for record in records], return_counts=True)[1]
     assert per_image.max() <= config.test.max_detections
     assert min(record["score"] for record in records) > config.test.score_threshold
+    best = json.loads((workdir / "best" / "best.json").read_text())
+    assert (best["step"], best["figure"], best["value"]) == (6, "segm/AP", metrics["segm"]["AP"])
+    assert best["measured"]["test"]["max_detections"] == config.test.max_detections
     again = evaluate_results(config, folder / "results_bbox.json", workdir / "again")
     assert again["bbox"]["AP"] == metrics["bbox"]["AP"] or np.isnan(again["bbox"]["AP"])
 

@@ -11,7 +11,9 @@ from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation import evaluated_model
 from rog_jax.evaluation.run import validation_set
 from rog_jax.training import loop
+from rog_jax.training.best import BEST, held, keep_if_best
 from rog_jax.training.checkpoint import FORMAT, CheckpointError, Checkpoints
+from rog_jax.training.initial import load_initial
 from rog_jax.training.optimizer import create_optimizer
 from rog_jax.training.resume import evenly, resume
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh, inference_state
@@ -230,6 +232,30 @@ def test_a_last_layer_of_another_kind_is_not_evaluated(dataset, tmp_path):
         other.roi[name] = kind
         with pytest.raises(CheckpointError, match=rf"config\.roi\.{name}: checkpoint {own}, here {kind}"):
             evaluated_model.evaluated_model(other, tmp_path, annotations)
+
+
+def test_the_best_checkpoint_is_evaluated_and_started_from(dataset, tmp_path):
+    config = dataset("seesaw")
+    annotations, _ = validation_set(config)
+    config.model.num_classes = annotations.num_classes
+    definition = ModelDefinition(config)
+    fresh = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.1), data_mesh())
+    checkpoints, states = Checkpoints(tmp_path), []
+    for step in (3, 4):
+        trainable = jax.tree.map(lambda x, step=step: x * step, fresh.trainable)
+        states.append(fresh._replace(step=fresh.step + step, trainable=trainable))
+        checkpoints.save(states[-1], loop.describe_run(definition.config, annotations))
+        checkpoints.wait()
+    with held(tmp_path, 3) as copy:
+        keep_if_best(tmp_path, copy, "segm/AP", 0.1, {})
+    model = evaluated_model.evaluated_model(config, tmp_path, annotations, BEST)
+    assert (model.facts["step"], int(model.state.step)) == (3, 3)
+    assert_same(model.state.trainable, states[0].trainable)
+    initial = load_initial(tmp_path / "best")
+    assert (initial.about["step"], load_initial(tmp_path).about["step"]) == (3, 4)
+    np.testing.assert_array_equal(
+        initial.parameters["rpn"]["conv"]["kernel"], states[0].trainable["rpn"]["conv"]["kernel"]
+    )
 
 
 def test_evaluation_holds_parameters_alone():

@@ -1,0 +1,97 @@
+"""Detections on a few validation images at each checkpoint of a run, drawn beside the truth."""
+
+import logging
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rog_jax.data import Annotations, load_split
+from rog_jax.data.batch import Batch, Detections
+from rog_jax.data.images import UnreadableImage, read_annotated
+from rog_jax.data.plan import padded_shapes
+from rog_jax.data.sources import VAL
+from rog_jax.data.transforms import ExampleSettings, empty_example, make_example
+from rog_jax.evaluation.drawing import Objects, draw_comparison
+from rog_jax.evaluation.inference import local_rows
+from rog_jax.evaluation.paste import paste_whole
+from rog_jax.evaluation.pictures import FEWEST_PREDICTIONS, RAREST, choose_images, truths
+from rog_jax.evaluation.results import ImageDetections, to_original
+from rog_jax.training.step import make_predict_step, to_devices
+from rog_jax.training.watchers import Checkpointed
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressPictures:
+    """Shows the same images at each checkpoint, half of them, where there are so many, with rare categories.
+
+    All are of one padded shape, so that one program is compiled for them; it runs on all devices, and takes the time of
+    one batch of evaluation a checkpoint.
+
+    Args:
+        config: of the run; `train.pictures` says how many, at most those of `test.batch_size` on the first host.
+
+    Raises:
+        DataError: the validation data is not what the config says.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self._data, self._test = config.data, config.test
+        self._annotations = load_split(config.data, VAL)
+        local = config.test.batch_size // jax.process_count()
+        self._images, self._shape = _of_one_shape(self._annotations, config, min(config.train.pictures, local))
+        self._batch = self._local_batch(local)
+        self._predict = None
+
+    def __call__(self, run: Checkpointed) -> None:
+        """Runs the detector, and shows what it found where the run has a board."""
+        if self._predict is None:
+            self._predict = make_predict_step(run.definition, run.mesh)
+        found = self._predict(run.state, to_devices(self._batch, run.mesh))
+        if run.board is None:
+            return
+        found = Detections(*(None if array is None else local_rows(array) for array in found))
+        for row, image in enumerate(self._images):
+            picture = self._drawn(image, found, row)
+            if picture is not None:
+                run.board.picture(run.step, f"pictures/{self._annotations.image_ids[image]}", picture)
+
+    def _local_batch(self, size: int) -> Batch:
+        """The images, on the first host, and as many empty ones as a batch lacks."""
+        settings = ExampleSettings.testing(self._data)
+        shown = self._images if jax.process_index() == 0 else []
+        rows = [make_example(self._annotations, image, self._shape, settings) for image in shown]
+        rows += [empty_example(self._shape, settings)] * (size - len(rows))
+        return Batch(*(None if field[0] is None else np.stack(field) for field in zip(*rows, strict=True)))
+
+    def _drawn(self, image: int, found: Detections, row: int) -> np.ndarray | None:
+        annotations = self._annotations
+        try:
+            pixels = read_annotated(annotations, image)
+        except UnreadableImage:  # reading the batch has warned of it
+            return None
+        truth = truths(annotations, image)
+        arrays = (None if array is None else array[row] for array in found)
+        sizes = self._batch.image_size[row], self._batch.original_size[row]
+        most = max(len(truth.labels), FEWEST_PREDICTIONS)
+        best = _objects(to_original(*arrays, *sizes), most, pixels.shape[:2], self._test.mask_threshold)
+        rare = frozenset(label for label, group in enumerate(annotations.frequencies) if group in RAREST)
+        return draw_comparison(pixels, truth, best, annotations.category_names, rare)
+
+
+def _of_one_shape(annotations: Annotations, config: ConfigDict, count: int) -> tuple[list[int], tuple[int, int]]:
+    """Images to show, of the padded shape that most have."""
+    everything = np.arange(annotations.num_images)
+    shapes = padded_shapes(annotations, everything, config.data.test_short_side, config.data)
+    most = int(np.bincount(shapes).argmax())
+    return choose_images(annotations, count, among=shapes == most), tuple(config.data.shapes[most])
+
+
+def _objects(found: ImageDetections, most: int, size: tuple[int, int], threshold: float) -> Objects:
+    """The best detections with their masks in the picture."""
+    boxes = found.boxes[:most]
+    masks = [None] * len(boxes)
+    if found.masks is not None:
+        masks = [paste_whole(found.masks[place], boxes[place], *size, threshold) for place in range(len(boxes))]
+    return Objects(boxes, found.labels[:most], found.scores[:most], masks)

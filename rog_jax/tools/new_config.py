@@ -1,0 +1,161 @@
+"""Writes a recipe for your own data: looks at it, counts, proposes, and says the command that trains.
+
+    python -m rog_jax.tools.new_config --annotations train.json --val val.json --images photos/ --out configs/mine.py
+
+Annotations are json in LVIS's or COCO's format. Both files and all images are checked as rog_jax.tools.check_data does;
+nothing is written where training could not start. Sampler, weight of the ranking loss, padded shapes, batch and
+schedule are proposed for the data and for the devices at hand, or for others:
+
+    ... --device gpu --devices 8 --memory 80        # for eight GPUs of 80 GB, written on a machine that has none
+    ... --weights weights/r50                       # to start from weights that rog_jax.tools.import_weights wrote
+
+Each line of the recipe says why. It is yours to change: configs/common.py has every setting.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from configs import common
+from rog_jax.data import Annotations
+from rog_jax.tools.check_data import check, summary
+from rog_jax.tools.proposal import Machine, Setting, propose
+from rog_jax.tools.recipe_file import load_config
+from rog_jax.training.config import check_config
+
+WIDTH = 120
+HEAD = '''"""{title}
+
+    python train.py --config {out} --workdir {workdir}
+    python eval.py  --config {out} --workdir {workdir}
+
+Written by rog_jax.tools.new_config from these counts:
+
+{counts}
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The recipe."""
+    config = common.get_config()
+'''
+
+
+class NotReady(ValueError):
+    """The data cannot be trained on as it is, or the recipe not written."""
+
+
+def new_config(given: argparse.Namespace) -> Path:
+    """Checks the data, and writes the recipe.
+
+    Raises:
+        NotReady: the data has errors, or there is a file in the way.
+        DataError, ValueError: it cannot be read.
+    """
+    out = Path(given.out)
+    if out.suffix != ".py" or not out.stem.isidentifier():
+        raise NotReady(f"--out {out}: a recipe's name must end in .py and be one that Python can import")
+    if out.exists() and not given.overwrite:
+        raise NotReady(f"{out} exists: add --overwrite, or choose another --out")
+    data = common.get_config().data
+    data.format = given.format
+    data.train_json, data.val_json = given.annotations, given.val
+    data.train_images, data.val_images = given.images, given.val_images or given.images
+    train, _ = (checked(data, split) for split in ("train", "val"))
+    masks = bool(train.has_segmentation[train.trainable].all()) and not given.boxes
+    settings = [*paths(data, given.weights), *propose(train, machine_of(given), masks, bool(given.weights))]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(recipe(settings, train, out), encoding="utf-8")
+    check_config(load_config(out), machine_of(given).devices)
+    return out
+
+
+def checked(data: ConfigDict, split: str) -> Annotations:
+    """A split without errors; what was found is printed.
+
+    Raises:
+        NotReady: it has errors.
+    """
+    findings, annotations = check(data, split)
+    print(f"{split}: {data[f'{split}_json']}")
+    for line in [*findings.lines(), *([] if annotations is None else summary(annotations))]:
+        print(f"  {line}")
+    if findings.errors or annotations is None:
+        raise NotReady(f"{data[f'{split}_json']} has errors, which are named above: mend them, and call this again")
+    return annotations
+
+
+def machine_of(given: argparse.Namespace) -> Machine:
+    """The machine that was asked for, by default this one."""
+    here = jax.devices()[0].platform
+    kind = given.device or ("gpu" if here in ("cuda", "rocm") else here)
+    if kind == "cpu":
+        return Machine("cpu", given.devices or 1, None)
+    is_here = given.device in (None, here)
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") if is_here else None
+    gigabytes = given.memory or (memory / 1e9 if memory else 16.0)
+    return Machine(kind, given.devices or (jax.device_count() if is_here else 1), gigabytes)
+
+
+def paths(data: ConfigDict, weights: str | None) -> list[Setting]:
+    """Where the data lies."""
+    names = ("format", "train_json", "val_json", "train_images", "val_images")
+    found = [Setting(f"data.{name}", data[name], "") for name in names]
+    return [*([Setting("init_from", weights, "weights to start from")] if weights else []), *found]
+
+
+def recipe(settings: list[Setting], train: Annotations, out: Path) -> str:
+    """The text of the recipe."""
+    counts = "\n".join(f"    {line}" for line in summary(train))
+    title = f"{Path(train.source).name}: {train.num_classes} categories, {train.num_images} training images."
+    lines = [HEAD.format(title=title, out=out, workdir=f"runs/{out.stem}", counts=counts)]
+    section = None
+    order = list(common.get_config())
+    for path, value, reason in sorted(settings, key=lambda setting: order.index(setting.path.partition(".")[0])):
+        if path.partition(".")[0] != section:
+            section = path.partition(".")[0]
+            lines.append("")
+        line = f"    config.{path} = {json.dumps(value) if isinstance(value, str) else repr(value)}"
+        if reason and len(line) + len(reason) + 4 > WIDTH:
+            lines.append(f"    # {reason[0].upper()}{reason[1:]}.")
+            reason = ""
+        lines.append(line + (f"  # {reason}" if reason else ""))
+    return "\n".join([lines[0].rstrip("\n"), *lines[1:], "    return config", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module's description."""
+    logging.basicConfig(level=logging.ERROR)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", required=True, metavar="JSON", help="of the training images")
+    parser.add_argument("--val", required=True, metavar="JSON", help="of the validation images")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument("--val-images", metavar="DIR", help="folder of the validation images, if it is another")
+    parser.add_argument("--format", choices=("lvis", "coco"), default="lvis", help="default: %(default)s, reads both")
+    parser.add_argument("--out", default="configs/mine.py", metavar="FILE.py", help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.add_argument("--boxes", action="store_true", help="no masks, though the data has them")
+    parser.add_argument("--weights", metavar="DIR", help="imported weights to start from")
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: what this machine has")
+    parser.add_argument("--devices", type=int, metavar="N", help="default: as many as this machine has; a CPU is one")
+    parser.add_argument("--memory", type=float, metavar="GB", help="of each device; default: this machine's, or 16")
+    given = parser.parse_args(arguments)
+    try:
+        out = new_config(given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"new_config: {error}")
+    print(f"{out}: look through it, then\n  python train.py --config {out} --workdir runs/{out.stem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What TensorBoard and Weights & Biases show of a run while it goes on."""
+
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from rog_jax import Predictor
+from rog_jax.data import ClassStatistics, load_split
+from rog_jax.inference.progress import ProgressPictures
+from rog_jax.training import wandb_mirror
+from rog_jax.training.checkpoint import Checkpoints
+from rog_jax.training.loop import with_num_classes
+from rog_jax.training.optimizer import create_optimizer
+from rog_jax.training.state import ModelDefinition, create_state, data_mesh
+from rog_jax.training.tensorboard import Board
+from rog_jax.training.watchers import Checkpointed, TailScalars
+
+
+def events(folder):
+    """What the files in a folder hold: (step, tag, value or encoded picture)."""
+    found = []
+    for path in sorted(folder.glob("events*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            for value in event.summary.value:
+                is_picture = value.HasField("image")
+                found.append(
+                    (event.step, value.tag, value.image.encoded_image_string if is_picture else value.simple_value)
+                )
+    return found
+
+
+@pytest.fixture
+def checkpointed(run, tmp_path):
+    """The run's checkpoint as training sees it, with 3, 6, 9, ... positives of the categories so far."""
+    workdir, config, _ = run
+    annotations = load_split(config.data, "train")
+    definition = ModelDefinition(with_num_classes(config, annotations), ClassStatistics.of(annotations))
+    mesh = data_mesh()
+    fresh = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.0), mesh)
+    state = Checkpoints(workdir, read_only=True).restore(fresh)
+    counts = jax.device_put(np.arange(3, 21, 3, dtype=np.int32), state.class_counts.sharding)
+    board = Board(tmp_path / "board")
+    return annotations, Checkpointed(7, state._replace(class_counts=counts), definition, mesh, board)
+
+
+def test_counts_and_omega_of_both_ends(checkpointed, tmp_path):
+    annotations, run = checkpointed
+    TailScalars(annotations)(run)
+    shown = {tag: value for step, tag, value in events(tmp_path / "board") if step == 7}
+    rarest = int(np.argmin(np.where(annotations.image_counts > 0, annotations.image_counts, 1e9)))
+    name = annotations.category_names[rarest]
+    assert shown[f"tail/positives/rare/{name}"] == 3 * (rarest + 1)
+    counts = np.arange(3, 21, 3)
+    gamma = run.definition.config.loss.gap.gamma
+    omega = 6 * counts ** -float(gamma) / np.sum(counts ** -float(gamma))
+    assert shown[f"tail/omega/rare/{name}"] == pytest.approx(omega[rarest], rel=1e-5)
+    assert len(shown) == 20
+
+
+def test_pictures_are_of_the_same_images_with_the_predictor_s_detections(run, checkpointed, tmp_path, monkeypatch):
+    from rog_jax.inference import progress
+
+    config = run[1].copy_and_resolve_references()
+    config.train.pictures = 4
+    drawn = []
+    inner = progress.draw_comparison
+    monkeypatch.setattr(progress, "draw_comparison", lambda *given: drawn.append(given) or inner(*given))
+    pictures = ProgressPictures(config)
+    pictures(checkpointed[1])
+    pictures(checkpointed[1]._replace(step=8))
+    tags = [(step, tag) for step, tag, value in events(tmp_path / "board") if value[:4] == b"\x89PNG"]
+    assert len(tags) == 8
+    assert [tag for step, tag in tags if step == 7] == [tag for step, tag in tags if step == 8]
+    predictor = Predictor.from_checkpoint(run[0])
+    for pixels, truth, found, names, _ in drawn[:4]:
+        expected = predictor(pixels).best(max(len(truth.labels), 3))
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+        assert tuple(names[label] for label in found.labels) == expected.names
+        for mask, other in zip(found.masks, expected.masks, strict=True):
+            assert (mask != other).mean() < 0.01
+
+
+def test_hosts_without_a_board_are_silent(run, checkpointed, tmp_path):
+    config = run[1].copy_and_resolve_references()
+    config.train.pictures = 2
+    silent = checkpointed[1]._replace(board=None)
+    TailScalars(checkpointed[0])(silent)
+    ProgressPictures(config)(silent)
+    assert events(tmp_path / "board") == []
+
+
+class FakeRun:
+    def __init__(self, **given):
+        self.given, self.id, self.logged, self.finished = given, given["id"] or "abc", [], False
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_weights_and_biases_gets_the_same_and_goes_on_with_its_run(run, tmp_path, monkeypatch):
+    runs = []
+
+    def init(**given):
+        runs.append(FakeRun(**given))
+        return runs[-1]
+
+    fake = types.SimpleNamespace(init=init, Image=lambda pixels: ("picture", pixels.shape))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    mirror = wandb_mirror.open_mirror("tails", tmp_path, run[1])
+    board = Board(tmp_path / "board", 1, mirror)
+    board.write(3, {"train/loss": 1.5})
+    board.picture(4, "pictures/1", np.zeros((5, 6, 3), np.uint8))
+    board.close()
+    assert runs[0].logged == [(3, {"train/loss": 1.5}), (4, {"pictures/1": ("picture", (5, 6, 3))})]
+    assert runs[0].finished
+    assert runs[0].given["config"]["train"]["batch_size"] == 8
+    wandb_mirror.open_mirror("tails", tmp_path, run[1])
+    assert (runs[0].given["id"], runs[1].given["id"]) == (None, "abc")
+
+
+def test_weights_and_biases_is_asked_for_by_name(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="pip install wandb"):
+        wandb_mirror.open_mirror("tails", tmp_path, run[1])

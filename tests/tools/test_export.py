@@ -1,0 +1,73 @@
+"""Exported detectors beside the predictor, in a process that does not know the package."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rog_jax import Predictor
+from rog_jax.inference.loading import load
+from rog_jax.tools import export
+from tests.inference.conftest import SHAPES, run  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("exported")
+    export.main([str(run[0]), "--out", str(folder)])
+    return folder
+
+
+def test_the_script_alone_gives_the_same_detections(run, exported, tmp_path):  # noqa: F811
+    generator = np.random.default_rng(3)
+    noise = generator.integers(0, 256, (12, 20, 3), np.uint8)
+    picture = cv2.resize(noise, (150, 90), interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(tmp_path / "picture.png"), picture[..., ::-1])
+    done = subprocess.run(
+        [sys.executable, exported / "run.py", tmp_path / "picture.png"],
+        cwd=tmp_path,
+        env={"JAX_PLATFORMS": "cpu", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    expected = Predictor.from_checkpoint(run[0])(picture)
+    assert len(lines) == len(expected) > 0
+    assert tuple(name for name, *_ in lines) == expected.names
+    numbers = np.array([[float(number) for number in line[1:]] for line in lines])
+    np.testing.assert_allclose(numbers[:, 0], expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(numbers[:, 1:], expected.boxes, atol=1e-3)
+
+
+def test_the_script_has_twenty_lines_that_do_something():
+    lines = export.SCRIPT.read_text().split('"""')[2].splitlines()
+    assert len([line for line in lines if line and not line.startswith(("import", "from"))]) <= 20
+    assert "rog_jax" not in export.SCRIPT.read_text().split('"""')[2]
+
+
+def test_what_is_written(exported):
+    about = json.loads((exported / "about.json").read_text())
+    assert [tuple(shape) for _, *shape in about["programs"]] == list(SHAPES)
+    weights = load_file(exported / "weights.safetensors")
+    assert weights["box_head/classifier/kernel"].shape[1] == 7
+    program = jax.export.deserialize((exported / about["programs"][0][0]).read_bytes())
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    found = dict(zip(("boxes", "labels", "masks", "scores"), program.out_avals, strict=True))
+    assert found["masks"].shape == (1, 10, 14, 14)
+
+
+def test_errors(run, tmp_path):  # noqa: F811
+    with pytest.raises(SystemExit, match="there is no such folder"):
+        export.main([str(tmp_path / "gone"), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="multiples of 32 pixels, not 50x64"):
+        export.main([str(run[0]), "--out", str(tmp_path), "--shape", "50x64"])
+    with pytest.raises(SystemExit, match=r"config\.test\.nonsense"):
+        export.main([str(run[0]), "--out", str(tmp_path), "--set", "test.nonsense=1"])
+    assert export.detector_function(load(run[0], batch_size=8))

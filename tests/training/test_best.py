@@ -1,0 +1,261 @@
+"""The best checkpoint: kept whatever training deletes, whole or not at all, evaluated and started from."""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rog_jax.evaluation.best_figure import chosen_figure, keeping_best
+from rog_jax.evaluation.evaluated_model import EvaluatedModel
+from rog_jax.training import best
+from rog_jax.training.best import best_folder, best_step, held, keep_if_best
+from rog_jax.training.checkpoint import CheckpointError, Checkpoints
+from rog_jax.training.state import TrainState
+from tests.tiny import tiny_config
+
+HOW = {"protocol": "lvis", "annotations": "val.json"}
+METRICS = {
+    "bbox": {"AP": 0.3, "APr": 0.1, "fixed": {"AP": 0.4}, "per_category": {1: 0.2}},
+    "segm": {"AP": 0.2, "APr": float("nan")},
+}
+
+
+def state_of(step):
+    noise = np.random.default_rng(step).standard_normal(2000)
+    return TrainState(jnp.int32(step), {"a": jnp.asarray(noise, jnp.float32)}, {}, (), (), (), (), ())
+
+
+def train_to(workdir, steps, keep=1):
+    checkpoints = Checkpoints(workdir, keep=keep)
+    for step in steps:
+        checkpoints.save(state_of(step), {"step": step})
+        checkpoints.wait()
+    return checkpoints
+
+
+def evaluate(workdir, step, value, figure="segm/AP", measured=HOW):
+    with held(workdir, step) as copy:
+        return keep_if_best(workdir, copy, figure, value, measured)
+
+
+def assert_best_is(workdir, step):
+    """Its arrays too, and there is nothing else."""
+    assert best_step(workdir) == step
+    folder = best_folder(workdir)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [str(step)]
+    assert not list((folder / "held").iterdir())
+    kept = Checkpoints(folder, read_only=True)
+    assert kept.about() == {"step": step}
+    np.testing.assert_array_equal(kept.restore(state_of(0)).trainable["a"], state_of(step).trainable["a"])
+
+
+def test_the_best_stays_when_training_goes_on(tmp_path, caplog):
+    caplog.set_level("INFO")
+    values = {1: 0.2, 2: 0.4, 3: 0.4, 4: 0.3}
+    for step, value in values.items():
+        checkpoints = train_to(tmp_path, [step])
+        assert evaluate(tmp_path, step, value) == (step < 3)
+    assert checkpoints.latest() == 4
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert_best_is(tmp_path, 2)
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert record == {
+        "schema": 1,
+        "step": 2,
+        "value": 0.4,
+        "figure": "segm/AP",
+        "measured": HOW,
+        "earlier": [{"step": 1, "value": 0.2}],
+    }
+    assert "step 4: segm/AP 0.3000; the best is step 2: 0.4000" in caplog.text
+
+
+def test_the_files_are_shared_where_they_can_be_and_copied_where_not(tmp_path, monkeypatch):
+    train_to(tmp_path, [1, 2], keep=2)
+    evaluate(tmp_path, 1, 0.1)
+    (array,) = (
+        path for path in (tmp_path / "best" / "checkpoints" / "1").rglob("manifest.ocdbt") if "process" in str(path)
+    )
+    assert array.stat().st_nlink == 2
+
+    def refuse(*_):
+        raise OSError(best.NO_LINKS[0], "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    evaluate(tmp_path, 2, 0.2)
+    assert_best_is(tmp_path, 2)
+
+
+def test_figures_measured_otherwise_are_not_compared(tmp_path, caplog):
+    train_to(tmp_path, [1, 2], keep=2)
+    assert evaluate(tmp_path, 1, 0.2)
+    assert not evaluate(tmp_path, 2, 0.9, figure="segm/APr")
+    assert not evaluate(tmp_path, 2, 0.9, measured=HOW | {"annotations": "ten_images.json"})
+    assert "segm/APr 0.9000 is not compared with the best of" in caplog.text
+    assert_best_is(tmp_path, 1)
+
+
+def test_a_checkpoint_held_outlives_its_deletion_and_leaves_nothing(tmp_path):
+    checkpoints = train_to(tmp_path, [1])
+    with held(tmp_path, 1) as copy:
+        checkpoints.save(state_of(2), {"step": 2})
+        checkpoints.wait()
+        assert not (tmp_path / "checkpoints" / "1").exists()
+        assert keep_if_best(tmp_path, copy, "segm/AP", 0.5, HOW)
+    assert_best_is(tmp_path, 1)
+    with held(tmp_path, 1) as copy:
+        assert copy is None
+
+
+def test_a_copy_is_whole_or_not_there_while_training_deletes(tmp_path, monkeypatch):
+    """The checkpoint goes after each number of copied files; what is copied then is never taken."""
+    source = tmp_path / "checkpoints" / "1"
+    train_to(tmp_path, [1])
+    shutil.copytree(source, tmp_path / "model")
+    files = sum(path.is_file() for path in source.rglob("*"))
+    inner = best._link
+    assert files > 5
+    for place in range(files + 1):
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+        shutil.copytree(tmp_path / "model", source)
+        left = [place]
+
+        def link(a, b, left=left):
+            if left[0] == 0:
+                source.rename(tmp_path / "checkpoints" / "renamed")
+                shutil.rmtree(tmp_path / "checkpoints" / "renamed")
+            left[0] -= 1
+            inner(a, b)
+
+        monkeypatch.setattr(best, "_link", link)
+        with held(tmp_path, 1) as copy:
+            assert (copy is None) == (place < files)
+            assert copy is None or sum(path.is_file() for path in copy.rglob("*")) == files
+        assert not list((tmp_path / "best" / "held").iterdir())
+
+
+def test_training_renames_before_it_deletes(tmp_path, monkeypatch):
+    """What `held` relies on: nothing of a checkpoint is removed while it has its name."""
+    removed = []
+    inner = shutil.rmtree
+
+    def rmtree(path, *args, **kwargs):
+        removed.append((Path(path).name, sorted(p.name for p in (tmp_path / "checkpoints").iterdir())))
+        inner(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    train_to(tmp_path, [1, 2])
+    assert removed[-1] == ("deleted", ["2", "deleted"])
+    monkeypatch.undo()
+    (tmp_path / "checkpoints" / "deleted" / "1").mkdir(parents=True)  # killed before it was removed
+    assert Checkpoints(tmp_path, read_only=True).latest() == 2
+    assert Checkpoints(tmp_path).latest() == 2
+    assert not (tmp_path / "checkpoints" / "deleted").exists()
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, moment):
+    """The change of the best ends before each of its renamings; a reader and the next evaluation find a whole one."""
+
+    class Killed(BaseException):
+        pass
+
+    train_to(tmp_path, [1, 2, 3], keep=3)
+    evaluate(tmp_path, 1, 0.1)
+    calls = []
+
+    def counted(inner):
+        def rename(*args):
+            calls.append(args)
+            if len(calls) == moment + 1:
+                raise Killed
+            return inner(*args)
+
+        return rename
+
+    with monkeypatch.context() as patch, held(tmp_path, 2) as copy:
+        patch.setattr(os, "replace", counted(os.replace))
+        patch.setattr(Path, "rename", counted(Path.rename))
+        try:
+            keep_if_best(tmp_path, copy, "segm/AP", 0.2, HOW)
+        except Killed:
+            assert moment < 3
+        else:
+            assert moment >= 3
+    step = best_step(tmp_path)
+    assert step == (1 if moment < 2 else 2)
+    kept = Checkpoints(best_folder(tmp_path), read_only=True)
+    np.testing.assert_array_equal(kept.restore(state_of(0), step).trainable["a"], state_of(step).trainable["a"])
+    evaluate(tmp_path, 3, 0.3)
+    assert_best_is(tmp_path, 3)
+
+
+def test_what_a_killed_evaluation_held_goes_and_what_a_running_one_holds_stays(tmp_path):
+    train_to(tmp_path, [1])
+    (tmp_path / "best" / "held" / "left").mkdir(parents=True)
+    with held(tmp_path, 1) as first, held(tmp_path, 1) as second:
+        assert first.is_dir()
+        assert second.is_dir()
+        assert len(list((tmp_path / "best" / "held").iterdir())) == 2
+
+
+def test_evaluations_at_the_same_time_agree(tmp_path):
+    steps = range(1, 9)
+    train_to(tmp_path, steps, keep=8)
+    threads = [threading.Thread(target=evaluate, args=(tmp_path, step, step / 10)) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_best_is(tmp_path, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("auto", ("segm/AP", 0.2)),
+        ("AP", ("segm/AP", 0.2)),
+        ("bbox/APr", ("bbox/APr", 0.1)),
+        ("bbox/fixed/AP", ("bbox/fixed/AP", 0.4)),
+    ],
+)
+def test_the_figure_is_found(name, expected):
+    assert chosen_figure(METRICS, name) == expected
+
+
+def test_openimages_and_unknown_figures():
+    assert chosen_figure({"bbox": {"AP50": 0.5}}, "auto") == ("bbox/AP50", 0.5)
+    for name in ("AP99", "bbox/per_category", "AP/APr", "fixed/AP"):
+        with pytest.raises(KeyError):
+            chosen_figure(METRICS, name)
+
+
+def test_what_cannot_be_kept_is_said(tmp_path, caplog):
+    train_to(tmp_path, [1])
+    facts = {"protocol": "lvis", "annotations": "sets/val.json", "test": {"max_detections": 300, "pictures": 3}}
+    config = tiny_config()
+    for figure, step, word in (
+        ("AP99", 1, "best_figure='AP99' is no figure of this evaluation"),
+        ("APr", 1, "segm/APr is not defined"),
+        ("AP", 5, "training has deleted this checkpoint"),
+    ):
+        config.test.best_figure = figure
+        with keeping_best(config, tmp_path, EvaluatedModel(config, None, None, {"step": step})) as keep:
+            keep(METRICS, facts)
+        assert word in caplog.text
+    with pytest.raises(CheckpointError, match=r"best holds no best checkpoint: eval\.py keeps it"):
+        best_step(tmp_path)
+    config.test.best_figure = ""
+    with keeping_best(config, tmp_path, EvaluatedModel(config, None, None, {"step": 1})) as keep:
+        keep(METRICS, facts)
+    assert not (tmp_path / "best" / "best.json").exists()
+    config.test.best_figure = "auto"
+    with keeping_best(config, tmp_path, EvaluatedModel(config, None, None, {"step": 1})) as keep:
+        keep(METRICS, facts)
+    measured = json.loads((tmp_path / "best" / "best.json").read_text())["measured"]
+    assert measured == {"protocol": "lvis", "annotations": "val.json", "test": {"max_detections": 300}}
