@@ -74,7 +74,7 @@ def _bars(
     ax.set_yticks(np.arange(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False)
 
 
 def _caps(rows: dict[str, Shown]) -> Figure:
