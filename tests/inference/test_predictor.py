@@ -117,19 +117,19 @@ def test_a_file_is_read_as_viewers_show_it(predictor, tmp_path):
 
 
 def test_large_jpegs_are_decoded_as_eval_does(run, predictor, tmp_path):
-    """Of ten times the size that the detector sees, and high, for the script's and the data set's readers too."""
-    noise = np.random.default_rng(2).integers(0, 256, (30, 20, 3), np.uint8)
+    """Of ten times the size that the detector sees."""
+    noise = np.random.default_rng(2).integers(0, 256, (20, 30, 3), np.uint8)
     path = tmp_path / "large.jpg"
-    cv2.imwrite(str(path), cv2.resize(noise, (640, 960), interpolation=cv2.INTER_NEAREST))
+    cv2.imwrite(str(path), cv2.resize(noise, (960, 640), interpolation=cv2.INTER_NEAREST))
     found = predictor.predict_file(path)
-    image = {"id": 1, "file_name": path.name, "height": 960, "width": 640}
+    image = {"id": 1, "file_name": path.name, "height": 640, "width": 960}
     annotations = json.loads(run[2]["val_json"].read_text()) | {"images": [image], "annotations": []}
     (tmp_path / "one.json").write_text(json.dumps(annotations))
     listed = load_lvis(tmp_path / "one.json", tmp_path)
-    view, shape = predictor._view((960, 640))
+    _, shape = predictor._view((640, 960))
     example = make_example(listed, 0, shape, ExampleSettings.testing(predictor.config.data))
     np.testing.assert_array_equal(example.image, predictor._example_of_file(path).batch.image)
-    assert found.size == (960, 640)
+    assert found.size == (640, 960)
     assert found.boxes.max() > 300
 
 

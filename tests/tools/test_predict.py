@@ -1,6 +1,5 @@
 """The command that runs a detector on pictures."""
 
-import io
 import json
 
 import pytest
@@ -57,14 +56,15 @@ def test_settings():
     assert found == {"test.flip": True, "test.nms_iou": 0.4, "data.format": "coco", "test.scales": (1.0, 2.0)}
 
 
-def test_lists_of_any_length_are_json():
+def test_lists_of_any_length_are_json(tmp_path):
+    path = tmp_path / "list.json"
     for length in range(3):
-        file = io.StringIO()
-        records = predict._JsonList(file)
-        for place in range(length):
-            records.write({"a": place})
-        records.finish()
-        assert json.loads(file.getvalue()) == [{"a": place} for place in range(length)]
+        with path.open("w") as file:
+            records = predict._JsonList(file)
+            for place in range(length):
+                records.write({"a": place})
+            records.finish()
+        assert json.loads(path.read_text()) == [{"a": place} for place in range(length)]
 
 
 def test_pictures_are_found_once_and_not_among_the_drawn(tmp_path):
