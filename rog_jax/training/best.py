@@ -12,14 +12,16 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rog_jax.training.checkpoint import CheckpointError
 from rog_jax.training.storage import whole_file, writing
 
 logger = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 BEST = "best"
 """What `evaluate_run` takes in a step's place, and the folder's name."""
@@ -37,7 +39,11 @@ def best_folder(workdir: str | Path) -> Path:
 
 
 def recorded_step(folder: Path) -> int | None:
-    """The step of the best checkpoint in a `best_folder`; None where nothing is recorded."""
+    """The step of the best checkpoint in a `best_folder`; None where nothing is recorded.
+
+    Raises:
+        CheckpointError: another version of this program recorded it.
+    """
     record = _read(folder)
     return None if record is None else record["step"]
 
@@ -46,7 +52,7 @@ def best_step(workdir: str | Path) -> int:
     """The step of a run's best checkpoint.
 
     Raises:
-        CheckpointError: no evaluation has kept one.
+        CheckpointError: no evaluation has kept one, or another version of this program has.
     """
     step = recorded_step(best_folder(workdir))
     if step is None:
@@ -55,6 +61,23 @@ def best_step(workdir: str | Path) -> int:
             "run (config.test.best_figure)"
         )
     return step
+
+
+def read_best(folder: Path, read: Callable[[int | None], Read]) -> Read:
+    """What is read of the best checkpoint; again where another one became the best and it was moved away.
+
+    Args:
+        folder: a `best_folder`, or any other that has checkpoints.
+        read: of the step; of None where none is recorded.
+    """
+    step = recorded_step(folder)
+    while True:
+        try:
+            return read(step)
+        except Exception:
+            before, step = step, recorded_step(folder)
+            if step == before:
+                raise
 
 
 @contextlib.contextmanager
@@ -141,7 +164,13 @@ def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, mea
 
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    record = json.loads(path.read_text()) if path.is_file() else None
+    if record is not None and record["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {record['schema']}, and this program reads schema {SCHEMA}: use the program that wrote "
+            "it, or remove the folder"
+        )
+    return record
 
 
 def _copied(source: Path, target: Path) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from rog_jax.evaluation.best_figure import chosen_figure, keeping_best
 from rog_jax.evaluation.evaluated_model import EvaluatedModel
 from rog_jax.training import best
-from rog_jax.training.best import best_folder, best_step, held, keep_if_best
+from rog_jax.training.best import best_folder, best_step, held, keep_if_best, read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.state import TrainState
 from tests.tiny import tiny_config
@@ -181,6 +181,21 @@ def kill_at_renaming(patch, moment):
     patch.setattr(Path, "rename", counted(Path.rename))
 
 
+def test_a_deleted_checkpoint_that_cannot_be_removed_yet_does_not_end_a_run(tmp_path, monkeypatch, caplog):
+    """As over NFS, where an evaluation has one of its files open."""
+
+    def refuse(path, *args, **kwargs):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        checkpoints = train_to(tmp_path, [1, 2, 3])
+        assert caplog.text.count("a deleted checkpoint cannot be removed yet") == 1
+        assert checkpoints.latest() == 3
+    train_to(tmp_path, [4])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
 @pytest.mark.parametrize("moment", range(6))
 def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, moment):
     """The change of the best ends before each of its renamings; a reader and the next evaluation find a whole one."""
@@ -220,6 +235,32 @@ def test_a_step_trained_anew_replaces_the_best_or_does_not(tmp_path, monkeypatch
     assert not list(best_folder(tmp_path).glob(f"{best.REPLACED}*"))
     kept = Checkpoints(best_folder(tmp_path), read_only=True).restore(state_of(0), best_step(tmp_path))
     np.testing.assert_array_equal(kept.trainable["a"], (state_of(1) if moment < 2 else new).trainable["a"])
+
+
+def test_a_record_of_another_schema_is_refused(tmp_path):
+    train_to(tmp_path, [1])
+    evaluate(tmp_path, 1, 0.1)
+    record = best_folder(tmp_path) / "best.json"
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(CheckpointError, match=r"best\.json has schema 2, and this program reads schema 1"):
+        best_step(tmp_path)
+
+
+def test_a_reader_finds_the_new_best_where_the_old_one_goes_meanwhile(tmp_path):
+    train_to(tmp_path, [1, 2], keep=2)
+    evaluate(tmp_path, 1, 0.1)
+    steps = []
+
+    def read(step):
+        steps.append(step)
+        if len(steps) == 1:
+            evaluate(tmp_path, 2, 0.2)
+        return Checkpoints(best_folder(tmp_path), read_only=True).about(step)
+
+    assert read_best(best_folder(tmp_path), read) == {"step": 2}
+    assert steps == [1, 2]
+    with pytest.raises(CheckpointError, match="no checkpoint in"):  # nothing changes, so that it is not tried for ever
+        read_best(tmp_path / "none", lambda step: Checkpoints(tmp_path / "none", read_only=True))
 
 
 def test_what_a_killed_evaluation_held_goes_and_what_a_running_one_holds_stays(tmp_path):
