@@ -60,7 +60,7 @@ def train(
         config: a recipe with its overrides.
         workdir: folder for checkpoints and logs; made if absent.
         profile: steps of which a trace is written.
-        watchers: called on every host at each checkpoint, before the next step.
+        watchers: called on every host at each checkpoint, before the next step; not at that of a SIGTERM.
         mirror: gets what TensorBoard does, from the first host.
 
     Returns:
