@@ -152,9 +152,13 @@ def shown_size(source: Path | bytes) -> tuple[int, int]:
     Raises:
         UnreadableImage: no such file, no picture.
     """
-    turned = _from_head(source, lambda picture: picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE)
     size = stored_size(source)
-    return size[::-1] if turned else size
+    return size[::-1] if _from_head(source, _is_on_its_side) else size
+
+
+def _is_on_its_side(picture: Image.Image) -> bool:
+    """Whether the EXIF turn exchanges the sides; of a TIFF, Pillow has exchanged them already."""
+    return picture.format != "TIFF" and picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
 
 
 def _from_head(source: Path | bytes, read: Callable[[Image.Image], Any]) -> Any:

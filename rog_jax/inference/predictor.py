@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.data.images import UnreadableImage, read_picture
@@ -24,7 +25,7 @@ from rog_jax.inference.predictions import Predictions
 from rog_jax.models.detector import ScoreFunction
 from rog_jax.training.checkpoint import CheckpointError
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
-from rog_jax.training.state import data_mesh
+from rog_jax.training.state import ModelDefinition, data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ class _Example(NamedTuple):
 class Predictor:
     """Runs a detector on pictures.
 
-    Detections are those of `eval.py` for the same picture, from a batch of the same size, to the last bit; in batches
-    of another size the order in which a device adds may differ.
+    Detections on a file are those of `eval.py` for the same picture, from a batch of the same size, to the last bit; in
+    batches of another size the order in which a device adds may differ. (Large JPEG files are decoded at a part of
+    their size where that suffices, which an array cannot be.)
 
     Attributes:
         categories: what the labels mean.
@@ -57,7 +59,7 @@ class Predictor:
         self.config, self.batch_size = model.config, model.config.test.batch_size
         self._settings = ExampleSettings.testing(self.config.data)
         self._state, self._mesh = model.state, data_mesh()
-        self._predict = make_predict_step(model.definition, self._mesh, scores_of(loaded))
+        self._predict = make_predict_step(model.definition, self._mesh, scores_of(model.definition, self.config))
 
     @classmethod
     def from_checkpoint(
@@ -134,13 +136,13 @@ class Predictor:
                 try:
                     yield started.result()
                 except UnreadableImage as error:
-                    logger.warning("%s", error)
+                    logger.warning("left out: %s", error)
 
     def _example_of_file(self, path: Path) -> _Example:
         try:
             pixels, size = read_picture(path, lambda size: self._view(size)[0].size)
         except UnreadableImage as error:
-            raise UnreadableImage(f"{path} is left out: {error}") from error
+            raise UnreadableImage(f"{path}: {error}") from error
         return self._example(path, pixels, size)
 
     def _example(self, key: Any, pixels: np.ndarray, size: tuple[int, int]) -> _Example:
@@ -227,21 +229,21 @@ def _checked(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(
-            f"a picture must be uint8 [height, width, 3] in RGB, got {found}: np.asarray(PIL.Image.open(path)."
-            'convert("RGB")) gives one, and predict_file reads files'
+            f"a picture must be uint8 [height, width, 3] in RGB, got {found}; predict_file reads "
+            "files, and turns them as their EXIF says"
         )
     if 0 in image.shape:
         raise ValueError(f"a picture without pixels: {list(image.shape)}")
     return image, image.shape[:2]
 
 
-def scores_of(loaded: Loaded) -> ScoreFunction | None:
+def scores_of(definition: ModelDefinition, config: ConfigDict) -> ScoreFunction | None:
     """NorCal's scores where the config asks for them, None for the loss's own.
 
     Raises:
         CheckpointError: the detector does not know the training images of each category.
     """
-    definition, norcal = loaded.model.definition, loaded.model.config.test.norcal
+    norcal = config.test.norcal
     if norcal.gamma and definition.statistics is None:
         raise CheckpointError(
             "config.test.norcal.gamma needs the training images of each category, which imported weights do not have: "

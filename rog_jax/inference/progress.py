@@ -17,6 +17,7 @@ from rog_jax.evaluation.inference import local_rows
 from rog_jax.evaluation.paste import paste_whole
 from rog_jax.evaluation.pictures import FEWEST_PREDICTIONS, RAREST, choose_images, truths
 from rog_jax.evaluation.results import ImageDetections, to_original
+from rog_jax.inference.predictor import scores_of
 from rog_jax.training.step import make_predict_step, to_devices
 from rog_jax.training.watchers import Checkpointed
 
@@ -47,7 +48,9 @@ class ProgressPictures:
     def __call__(self, run: Checkpointed) -> None:
         """Runs the detector, and shows what it found where the run has a board."""
         if self._predict is None:
-            self._predict = make_predict_step(run.definition, run.mesh)
+            self._predict = make_predict_step(
+                run.definition, run.mesh, scores_of(run.definition, run.definition.config)
+            )
         found = self._predict(run.state, to_devices(self._batch, run.mesh))
         if run.board is None:
             return

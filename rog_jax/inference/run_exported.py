@@ -14,13 +14,17 @@ from safetensors.numpy import load_file
 
 folder = Path(__file__).parent
 about = json.loads((folder / "about.json").read_text())
-picture = cv2.cvtColor(cv2.imread(sys.argv[1]), cv2.COLOR_BGR2RGB)
+picture = cv2.imread(sys.argv[1])
+if picture is None:
+    sys.exit(f"{sys.argv[1]} is no picture")
 height, width = picture.shape[:2]
 scale = min(about["short_side"] / min(height, width), about["long_side"] / max(height, width))
 size = [max(1, int(side * scale + 0.5)) for side in (height, width)]
-file, *shape = min((p for p in about["programs"] if p[1] >= size[0] and p[2] >= size[1]), key=lambda p: p[1] * p[2])
+fits = [(min(1.0, p[1] / size[0], p[2] / size[1]), -p[1] * p[2], p) for p in about["programs"]]
+fit, _, (file, *shape) = max(fits)
+size = [max(1, int(side * fit)) for side in size]
 image = np.zeros((about["batch_size"], *shape, 3), np.uint8)
-cv2.resize(picture, size[::-1], dst=image[0, : size[0], : size[1]])
+cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), size[::-1], dst=image[0, : size[0], : size[1]])
 program = jax.export.deserialize((folder / file).read_bytes())
 weights = load_file(folder / "weights.safetensors")
 found = program.call(weights, image, np.tile(np.float32(size), (about["batch_size"], 1)))

@@ -30,8 +30,7 @@ from rog_jax import inference
 from rog_jax.data.transforms import ExampleSettings, empty_example
 from rog_jax.inference.loading import Loaded, load
 from rog_jax.inference.predictor import scores_of
-from rog_jax.tools.predict import settings
-from rog_jax.tools.recipe_file import load_config
+from rog_jax.tools.detector_arguments import add_detector_arguments, overrides_of
 from rog_jax.training import runtime
 from rog_jax.training.checkpoint import flattened
 
@@ -116,7 +115,7 @@ def detector_function(loaded: Loaded) -> Callable[[dict[str, Any], Any, Any], di
         probabilities inside the boxes, if the detector has masks.
     """
     model = loaded.model
-    score_function, state = scores_of(loaded), model.state
+    score_function, state = scores_of(model.definition, model.config), model.state
     example = empty_example((32, 32), ExampleSettings.testing(model.config.data))
     trees = state.trainable, state.fixed
     structures = [jax.tree.structure(tree) for tree in trees]
@@ -147,25 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="RUN", help="run folder, checkpoint, or imported weights")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for what is written")
-    parser.add_argument("--step", type=int, help="checkpoint of the run; default: the newest")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures of a call")
     parser.add_argument(
         "--shape", type=_shape, action="append", metavar="HxW", help="padded shape; default: the recipe's"
     )
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: %(default)s")
-    parser.add_argument(
-        "--names", metavar="JSON", help="annotations with the categories' names, where others are wanted"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, e.g. test.flip=True"
-    )
+    add_detector_arguments(parser)
     options = parser.parse_args(arguments)
     runtime.start()
     try:
-        if options.config:
-            load_config(options.config)
-        overrides = settings(options.set)
-        loaded = load(options.checkpoint, options.step, jax.device_count(), options.names, overrides)
+        loaded = load(options.checkpoint, options.step, jax.device_count(), options.names, overrides_of(options))
         programs = export_detector(
             loaded,
             options.out,
@@ -173,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shapes=options.shape,
             platforms=options.platforms.split(","),
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"export: {error}")
     for file in [*programs, Path(options.out) / "weights.safetensors"]:
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")

@@ -28,6 +28,7 @@ from rog_jax.tools.check_data import check, summary
 from rog_jax.tools.proposal import Machine, Setting, propose
 from rog_jax.tools.recipe_file import load_config
 from rog_jax.training.config import check_config
+from rog_jax.training.storage import whole_file
 
 WIDTH = 120
 HEAD = '''"""{title}
@@ -74,9 +75,9 @@ def new_config(given: argparse.Namespace) -> Path:
     train, _ = (checked(data, split) for split in ("train", "val"))
     masks = bool(train.has_segmentation[train.trainable].all()) and not given.boxes
     settings = [*paths(data, given.weights), *propose(train, machine_of(given), masks, bool(given.weights))]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(recipe(settings, train, out), encoding="utf-8")
-    check_config(load_config(out), machine_of(given).devices)
+    with whole_file(out) as partial:
+        partial.write_text(recipe(settings, train, out), encoding="utf-8")
+        check_config(load_config(partial), machine_of(given).devices)
     return out
 
 

@@ -17,15 +17,15 @@ Examples:
 """
 
 import argparse
-import ast
 import contextlib
+import itertools
 import json
 import logging
-import os
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -35,9 +35,10 @@ from rog_jax.data.annotations import DataError
 from rog_jax.data.images import read_picture
 from rog_jax.evaluation.results import ImageDetections, ResultWriter, box_records, mask_records, merge_shards
 from rog_jax.inference import Predictions, Predictor
-from rog_jax.tools.recipe_file import load_config
+from rog_jax.tools.detector_arguments import add_detector_arguments, overrides_of
 from rog_jax.training import runtime
 from rog_jax.training.out_of_memory import OutOfMemory
+from rog_jax.training.storage import check_writable, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,24 +50,37 @@ class NoPictures(ValueError):
     """There is nothing to run the detector on."""
 
 
-def find_pictures(paths: Sequence[str | Path]) -> dict[Path, Path]:
-    """Each picture file with the path that it has below what was asked for.
+def find_pictures(paths: Sequence[str | Path], leave_out: str | Path | None = None) -> dict[Path, Path]:
+    """Each picture file with the path that it has below what was asked for, under that one's name if several were.
+
+    Args:
+        paths: files and folders.
+        leave_out: folder whose files are not looked at: what an earlier call has drawn.
 
     Raises:
-        NoPictures: a path does not exist, or a folder holds no picture.
+        NoPictures: a path does not exist, a folder holds no picture, or two pictures would have the same name.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if path.is_file():
-            found[path] = Path(path.name)
-            continue
-        if not path.is_dir():
+        if not path.exists():
             raise NoPictures(f"{path}: there is no such file or folder")
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-        if not inside:
-            raise NoPictures(f"{path} holds no picture ({', '.join(ENDINGS)})")
-        found |= {file: file.relative_to(path) for file in inside}
+        inside = [path] if path.is_file() else _pictures_below(path, leave_out)
+        below = Path(path.resolve().name) if len(paths) > 1 and path.is_dir() else Path()
+        found |= {file: below / (file.name if file == path else file.relative_to(path)) for file in inside}
+    names = Counter(found.values())
+    twice = next((file for file, name in found.items() if names[name] > 1), None)
+    if twice is not None:
+        raise NoPictures(f"{twice}: another picture has the same name there; call this once for each, with --out's own")
     return found
+
+
+def _pictures_below(folder: Path, leave_out: str | Path | None) -> list[Path]:
+    drawn = None if leave_out is None else Path(leave_out).resolve()
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    files = [file for file in files if drawn is None or drawn not in file.resolve().parents]
+    if not files:
+        raise NoPictures(f"{folder} holds no picture ({', '.join(ENDINGS)})")
+    return files
 
 
 def predict(
@@ -93,12 +107,13 @@ def predict(
         OutOfMemory: a device's memory is too small.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     image_ids = None if annotations is None else _image_ids(Path(annotations), pictures)
     results = _Results(out, predictor, image_ids)
     done = 0
     with contextlib.ExitStack() as stack:
-        records = stack.enter_context(_JsonList(out / "predictions.json"))
+        partial = stack.enter_context(whole_file(out / "predictions.json"))
+        records = _JsonList(stack.enter_context(partial.open("w", encoding="utf-8")))
         stack.enter_context(results)
         for path, found in tqdm(predictor.predict_files(pictures), total=len(pictures), unit="picture"):
             records.write(
@@ -108,6 +123,7 @@ def predict(
             if top:
                 _draw(predictor, path, found, out / "pictures" / pictures[path], top, least_score)
             done += 1
+        records.finish()
     results.join()
     return done
 
@@ -127,35 +143,24 @@ def _objects(found: Predictions) -> list[dict[str, Any]]:
 
 def _draw(predictor: Predictor, path: Path, found: Predictions, target: Path, top: int, least_score: float) -> None:
     picture, _ = read_picture(path, lambda size: size)
-    target.parent.mkdir(parents=True, exist_ok=True)
     drawn = predictor.draw(picture, found, top, least_score)
     _, data = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    target.with_name(target.name + ".jpg").write_bytes(data.tobytes())
+    with whole_file(target.with_name(target.name + ".jpg")) as partial:
+        partial.write_bytes(data.tobytes())
 
 
 class _JsonList:
-    """A json list that is written as it comes, a record a line, and has its name once it is whole."""
+    """A json list that is written as it comes, a record a line."""
 
-    def __init__(self, path: Path):
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-        self._first = True
-
-    def __enter__(self) -> "_JsonList":
-        self._file = self._partial.open("w", encoding="utf-8")
-        self._file.write("[")
-        return self
+    def __init__(self, file: IO[str]):
+        self._file, self._before = file, "[\n"
 
     def write(self, record: dict[str, Any]) -> None:
-        self._file.write(("\n" if self._first else ",\n") + json.dumps(record))
-        self._first = False
+        self._file.write(self._before + json.dumps(record))
+        self._before = ",\n"
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._file.write("\n]\n")
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink()
+    def finish(self) -> None:
+        self._file.write("[]\n" if self._before == "[\n" else "\n]\n")
 
 
 class _Results(contextlib.ExitStack):
@@ -182,42 +187,42 @@ class _Results(contextlib.ExitStack):
 
 
 def _image_ids(annotations: Path, pictures: Iterable[Path]) -> dict[Path, int]:
-    """The ids of the pictures whose file names the annotations know.
+    """The ids of the pictures that the annotations know, by as much of their path as the annotations give.
 
     Raises:
-        DataError: they cannot be read, or know none.
+        DataError: they cannot be read, know none, or two images as well as each other.
     """
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
-        ids = {Path(image.get("file_name") or image["coco_url"]).name: image["id"] for image in images}
+        known: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for image in images:
+            path = image.get("file_name") or image["coco_url"]
+            known[Path(path).name].append((path, image["id"]))
     except OSError as error:
         raise DataError(f"{annotations} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{annotations} is no file in LVIS's or COCO's format ({type(error).__name__}: {error})"
         ) from error
-    found = {path: ids[path.name] for path in pictures if path.name in ids}
+    found = {path: _best_match(path, known[path.name], annotations) for path in pictures if path.name in known}
     if not found:
-        raise DataError(f"{annotations} knows none of the pictures by name: its first is {next(iter(ids), 'missing')}")
+        first = next(iter(known), "missing")
+        raise DataError(f"{annotations} knows none of the pictures by name: its first is {first}")
     return found
 
 
-def settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Overrides from "PATH=VALUE", values as Python writes them, or text.
+def _best_match(picture: Path, candidates: list[tuple[str, int]], annotations: Path) -> int:
+    """The id of the image whose path ends as the picture's does, over the most folders."""
 
-    Raises:
-        ValueError: there is no "=".
-    """
-    overrides = {}
-    for text in texts:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: it must be PATH=VALUE, such as test.flip=True")
-        try:
-            overrides[path.removeprefix("config.")] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            overrides[path.removeprefix("config.")] = value
-    return overrides
+    def shared(path: str) -> int:
+        pairs = zip(reversed(Path(path).parts), reversed(picture.resolve().parts), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    most = max(shared(path) for path, _ in candidates)
+    best = [number for path, number in candidates if shared(path) == most]
+    if len(best) > 1:
+        raise DataError(f"{annotations} has several images for {picture}: {', '.join(map(str, best[:3]))}")
+    return best[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -228,33 +233,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--checkpoint", required=True, metavar="RUN", help="run folder, checkpoint, or imported weights"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for what is written")
-    parser.add_argument("--step", type=int, help="checkpoint of the run; default: the newest")
     parser.add_argument("--top", type=int, default=20, help="detections drawn on a picture at the most; 0: no pictures")
     parser.add_argument("--min-score", type=float, default=0.0, help="of detections that are drawn")
     parser.add_argument("--batch-size", type=int, help="pictures at once; default: one for each device")
-    parser.add_argument(
-        "--names", metavar="JSON", help="annotations with the categories' names, where others are wanted"
-    )
     parser.add_argument("--annotations", metavar="JSON", help="image ids for LVIS results of the pictures")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, e.g. test.flip=True"
-    )
+    add_detector_arguments(parser)
     options = parser.parse_args(arguments)
     runtime.start()
     try:
-        if options.config:
-            load_config(options.config)
-        pictures = find_pictures(options.pictures)
+        overrides = overrides_of(options)
+        pictures = find_pictures(options.pictures, leave_out=options.out)
         predictor = Predictor.from_checkpoint(
             options.checkpoint,
             step=options.step,
             batch_size=options.batch_size,
             names=options.names,
-            overrides=settings(options.set),
+            overrides=overrides,
         )
         places = {"top": options.top, "least_score": options.min_score, "annotations": options.annotations}
         done = predict(predictor, pictures, options.out, **places)
-    except (ValueError, OutOfMemory) as error:
+    except (ValueError, OSError, OutOfMemory) as error:
         sys.exit(f"predict: {error}")
     print(f"{options.out}: {done} of {len(pictures)} pictures")
     if not done:

@@ -81,7 +81,7 @@ def propose(train: Annotations, machine: Machine, masks: bool, weights: bool) ->
         _sampling(train),
         [] if masks else [Setting("model.masks", False, "some objects have no mask: Faster R-CNN, boxes alone")],
         _small_network(weights) if small else _network(weights),
-        _schedule(train, batch, small),
+        _schedule(train, batch, small, mean_factor(train)),
     ]
     return [setting for part in parts for setting in part]
 
@@ -132,8 +132,14 @@ def _objects(train: Annotations) -> list[Setting]:
     return [Setting("data.max_objects", room, f"objects an image; the fullest has {most}")]
 
 
-def _sampling(train: Annotations) -> list[Setting]:
+def mean_factor(train: Annotations) -> float:
+    """Images that an epoch of the proposed sampling shows, over those of random sampling."""
     mean = float(np.mean(repeat_factors(train.object_categories(), THRESHOLD)))
+    return mean if mean >= WORTH_REPEATING else 1.0
+
+
+def _sampling(train: Annotations) -> list[Setting]:
+    mean = mean_factor(train)
     if mean >= WORTH_REPEATING:
         reason = f"repeat factor sampling at {THRESHOLD:g} shows {mean:.2f} times as many images an epoch"
         return [
@@ -149,7 +155,7 @@ def _sampling(train: Annotations) -> list[Setting]:
 def batch_size(machine: Machine, shapes: tuple[tuple[int, int], ...]) -> int:
     """Images a step over all devices: the published 16, if the memory allows and the devices divide it."""
     if machine.gigabytes is None:
-        return 8 * math.ceil(machine.devices / 8)
+        return machine.devices * math.ceil(8 / machine.devices)
     pixels = max(height * width for height, width in shapes)
     of_one = max(1, int(USED * machine.gigabytes / (GIGABYTES_AN_IMAGE * pixels / (832 * 1344))))
     wanted = max(1, PUBLISHED_BATCH // machine.devices)
@@ -192,8 +198,8 @@ def _small_network(weights: bool) -> list[Setting]:
     ]
 
 
-def _schedule(train: Annotations, batch: int, small: bool) -> list[Setting]:
-    images = max(1, int(np.sum(np.diff(train.offsets) > 0)))
+def _schedule(train: Annotations, batch: int, small: bool, factor: float) -> list[Setting]:
+    images = max(1, round(factor * np.sum(np.diff(train.offsets) > 0)))
     if small:
         epochs = min(MANY_EPOCHS, max(1, round(CPU_STEPS * batch / images)))
         reason = f"about {CPU_STEPS} steps, an hour on two cores"
@@ -210,7 +216,7 @@ def _schedule(train: Annotations, batch: int, small: bool) -> list[Setting]:
         Setting("optim.milestones", _milestones(epochs), "at 8 and 11 twelfths, as published"),
         *([Setting("optim.warmup_steps", 200, "shorter than the published 500")] if small else []),
         Setting("train.batch_size", batch, "images of all devices; the learning rate follows"),
-        Setting("train.epochs", epochs, f"{reason}: {images} images, {steps} steps at the least"),
+        Setting("train.epochs", epochs, f"{reason}: {images} images an epoch, {steps} steps at the least"),
         Setting("train.checkpoint_every", max(50, min(5000, steps // 10)), "steps, a tenth of the run"),
         Setting("test.batch_size", batch, "images of all devices"),
     ]

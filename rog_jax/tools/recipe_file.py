@@ -1,6 +1,7 @@
 """Recipes by the path of their file, for programs without absl's flags."""
 
 import importlib.util
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ def load_config(path: str | Path) -> ConfigDict:
     file, _, variant = str(path).partition(":")
     if not Path(file).is_file():
         raise ValueError(f"there is no recipe {path}")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader(Path(file).stem, file)  # whatever the name ends in
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
     return module.get_config(variant) if variant else module.get_config()

@@ -40,6 +40,8 @@ Watcher = Callable[[Checkpointed], None]
 class TailScalars:
     """Positives so far, and GAP's omega from them, of the rarest and the most frequent categories.
 
+    With counts of each device's own, positives are the sum, and omega is that of the sum, about each device's.
+
     Args:
         annotations: of the training images.
     """
@@ -58,10 +60,12 @@ class TailScalars:
         counts = np.asarray(jax.device_get(counts))
         counts = counts.sum(axis=0) if "class_counts" in run.definition.local else counts
         settings = run.definition.config.loss.gap
-        omega = np.asarray(class_weights(counts.astype(np.float32), settings.gamma, settings.variant))
+        values_of = {"positives": counts}
+        if run.definition.config.loss.ranking == "gap" and settings.omega == "online":
+            values_of["omega"] = np.asarray(class_weights(counts.astype(np.float32), settings.gamma, settings.variant))
         shown = {
             f"tail/{what}/{end}/{self._names[label]}": float(values[label])
-            for what, values in (("positives", counts), ("omega", omega))
+            for what, values in values_of.items()
             for end, labels in self._labels.items()
             for label in labels
         }

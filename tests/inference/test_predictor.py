@@ -10,8 +10,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from rog_jax import Predictor
-from rog_jax.data import DataError
+from rog_jax.data import DataError, load_lvis
 from rog_jax.data.images import UnreadableImage
+from rog_jax.data.transforms import ExampleSettings, make_example
 from rog_jax.evaluation.run import evaluate_run
 from rog_jax.training.checkpoint import CheckpointError
 from rog_jax.training.initial import InitialWeights, save_initial
@@ -108,20 +109,39 @@ def test_a_file_is_read_as_viewers_show_it(predictor, tmp_path):
     exif = turned.getexif()
     exif[0x0112] = 6  # to be turned by a quarter to the right
     turned.save(tmp_path / "turned.png", exif=exif)
-    plain, shown = (predictor.predict_file(tmp_path / name) for name in ("plain.png", "turned.png"))
-    assert plain.size == shown.size == (40, 80)
-    np.testing.assert_array_equal(plain.boxes, shown.boxes)
+    turned.save(tmp_path / "turned.tif", exif=exif)
+    plain, *others = (predictor.predict_file(tmp_path / name) for name in ("plain.png", "turned.png", "turned.tif"))
+    for shown in others:
+        assert plain.size == shown.size == (40, 80)
+        np.testing.assert_array_equal(plain.boxes, shown.boxes)
+
+
+def test_large_jpegs_are_decoded_as_eval_does(run, predictor, tmp_path):
+    """Of ten times the size that the detector sees, and high, for the script's and the data set's readers too."""
+    noise = np.random.default_rng(2).integers(0, 256, (30, 20, 3), np.uint8)
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), cv2.resize(noise, (640, 960), interpolation=cv2.INTER_NEAREST))
+    found = predictor.predict_file(path)
+    image = {"id": 1, "file_name": path.name, "height": 960, "width": 640}
+    annotations = json.loads(run[2]["val_json"].read_text()) | {"images": [image], "annotations": []}
+    (tmp_path / "one.json").write_text(json.dumps(annotations))
+    listed = load_lvis(tmp_path / "one.json", tmp_path)
+    view, shape = predictor._view((960, 640))
+    example = make_example(listed, 0, shape, ExampleSettings.testing(predictor.config.data))
+    np.testing.assert_array_equal(example.image, predictor._example_of_file(path).batch.image)
+    assert found.size == (960, 640)
+    assert found.boxes.max() > 300
 
 
 def test_unreadable_files(predictor, tmp_path, caplog):
     (tmp_path / "text.jpg").write_text("no picture")
     cv2.imwrite(str(tmp_path / "fine.png"), np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(UnreadableImage, match=r"text\.jpg is left out"):
+    with pytest.raises(UnreadableImage, match=r"text\.jpg: it is no picture"):
         predictor.predict_file(tmp_path / "text.jpg")
     found = dict(predictor.predict_files([tmp_path / "text.jpg", tmp_path / "missing.jpg", tmp_path / "fine.png"]))
     assert list(found) == [tmp_path / "fine.png"]
     assert "text.jpg" in caplog.text
-    assert "missing.jpg is left out: No such file" in caplog.text
+    assert "missing.jpg: No such file" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,21 @@ def test_the_script_alone_gives_the_same_detections(run, exported, tmp_path):  #
     np.testing.assert_allclose(numbers[:, 1:], expected.boxes, atol=1e-3)
 
 
+def test_a_picture_that_no_shape_holds_is_shown_smaller(run, tmp_path):  # noqa: F811
+    export.main([str(run[0]), "--out", str(tmp_path / "wide"), "--shape", "32x96", "--platforms", "cpu"])
+    noise = np.random.default_rng(4).integers(0, 256, (9, 5, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "high.png"), cv2.resize(noise, (100, 180), interpolation=cv2.INTER_NEAREST))
+    script = [sys.executable, tmp_path / "wide" / "run.py"]
+    options = {"env": {"JAX_PLATFORMS": "cpu", "PATH": ""}, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([*script, tmp_path / "high.png"], **options, check=True)
+    boxes = np.array([[float(number) for number in line.split("\t")[2:]] for line in done.stdout.splitlines()])
+    overrides = {"data.shapes": ((32, 96),)}
+    expected = Predictor.from_checkpoint(run[0], overrides=overrides).predict_file(tmp_path / "high.png")
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-3)
+    wrong = subprocess.run([*script, tmp_path / "gone.png"], **options, check=False)
+    assert "gone.png is no picture" in wrong.stderr
+
+
 def test_the_script_has_twenty_lines_that_do_something():
     lines = export.SCRIPT.read_text().split('"""')[2].splitlines()
     assert len([line for line in lines if line and not line.startswith(("import", "from"))]) <= 20

@@ -99,6 +99,7 @@ def test_batches_fill_the_devices_and_not_their_memory():
     assert batch_size(Machine("tpu", 4, 16.0), full) == 16
     assert batch_size(Machine("gpu", 1, 1.0), full) == 1
     assert batch_size(CPU, full) == 8
+    assert batch_size(Machine("cpu", 3, None), full) == 9
 
 
 def test_sampling_follows_the_tail(annotations, monkeypatch):

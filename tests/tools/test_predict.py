@@ -1,11 +1,14 @@
 """The command that runs a detector on pictures."""
 
+import io
 import json
 
 import pytest
 
+from rog_jax.data import DataError
 from rog_jax.evaluation.run import evaluate_run
 from rog_jax.tools import predict
+from rog_jax.tools.detector_arguments import settings
 from tests.inference.conftest import run  # noqa: F401
 
 
@@ -50,23 +53,50 @@ def test_errors_that_name_the_remedy(run, tmp_path, capsys):  # noqa: F811
 
 
 def test_settings():
-    found = predict.settings(
-        ["test.flip=True", "config.test.nms_iou=0.4", "data.format=coco", "test.scales=(1.0, 2.0)"]
-    )
+    found = settings(["test.flip=True", "config.test.nms_iou=0.4", "data.format=coco", "test.scales=(1.0, 2.0)"])
     assert found == {"test.flip": True, "test.nms_iou": 0.4, "data.format": "coco", "test.scales": (1.0, 2.0)}
 
 
-def test_half_a_list_has_no_name(tmp_path):
-    records = predict._JsonList(tmp_path / "list.json")
+def test_lists_of_any_length_are_json():
+    for length in range(3):
+        file = io.StringIO()
+        records = predict._JsonList(file)
+        for place in range(length):
+            records.write({"a": place})
+        records.finish()
+        assert json.loads(file.getvalue()) == [{"a": place} for place in range(length)]
 
-    def write(values):
-        with records:
-            for value in values:
-                records.write({"a": 1 / value})
 
-    with pytest.raises(ZeroDivisionError):
-        write([1, 0])
-    assert list(tmp_path.iterdir()) == []
-    with records:
-        pass
-    assert json.loads((tmp_path / "list.json").read_text()) == []
+def test_pictures_are_found_once_and_not_among_the_drawn(tmp_path):
+    for name in ("a/1.jpg", "a/deep/2.PNG", "b/1.jpg", "out/pictures/1.jpg.jpg", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = {"1.jpg", "deep/2.PNG"}
+    assert set(map(str, predict.find_pictures([tmp_path / "a"]).values())) == names
+    both = predict.find_pictures([tmp_path / "a", tmp_path / "b"])
+    assert set(map(str, both.values())) == {"a/1.jpg", "a/deep/2.PNG", "b/1.jpg"}
+    assert len(predict.find_pictures([tmp_path], leave_out=tmp_path / "out")) == 3
+    with pytest.raises(predict.NoPictures, match="another picture has the same name"):
+        predict.find_pictures([tmp_path / "a" / "1.jpg", tmp_path / "b" / "1.jpg"])
+
+
+def test_image_ids_by_as_much_of_the_path_as_there_is(tmp_path):
+    images = [{"file_name": "a/1.jpg", "id": 1}, {"file_name": "b/1.jpg", "id": 2}, {"file_name": "2.jpg", "id": 3}]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"images": images}))
+    pictures = [tmp_path / "b" / "1.jpg", tmp_path / "2.jpg", tmp_path / "9.jpg"]
+    assert predict._image_ids(path, pictures) == {pictures[0]: 2, pictures[1]: 3}
+    with pytest.raises(DataError, match=r"several images for .*: 1, 2"):
+        predict._image_ids(path, [tmp_path / "1.jpg"])
+    with pytest.raises(DataError, match="knows none"):
+        predict._image_ids(path, [tmp_path / "7.jpg"])
+
+
+def test_a_loss_of_the_user_s_own(run, tmp_path):  # noqa: F811
+    recipe = tmp_path / "own.py"
+    recipe.write_text("raise ValueError('this recipe was run')")
+    picture = next(run[2]["images"].glob("*"))
+    with pytest.raises(SystemExit, match="this recipe was run"):
+        call(picture, "--checkpoint", run[0], "--out", tmp_path, "--config", recipe)
+    with pytest.raises(SystemExit, match="there is no recipe"):
+        call(picture, "--checkpoint", run[0], "--out", tmp_path, "--config", tmp_path / "gone.py")

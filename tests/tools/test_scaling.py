@@ -28,7 +28,7 @@ def test_gaps_exchange_is_that_of_the_compiled_loss(devices):
 
 
 @pytest.mark.parametrize("scope", ["device", "global"])
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_a_steps_exchange_is_the_gradient_the_counts_and_gap(devices, scope):
     """Of the true training step, as it is handed to the compiler."""
     from rog_jax.tools.compile_check import abstract_program
