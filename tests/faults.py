@@ -33,8 +33,10 @@ def full(disk: Path, left: int = 0) -> Iterator[None]:
     """No more than so many bytes fit on the disk."""
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - left))
-    yield
-    ballast.unlink()
+    try:
+        yield
+    finally:
+        ballast.unlink()
 
 
 @contextlib.contextmanager
@@ -79,9 +81,11 @@ def file_in_place_of(folder: Path) -> Iterator[None]:
     aside = folder.with_name(f"{folder.name}.aside")
     folder.rename(aside)
     folder.touch()
-    yield
-    folder.unlink()
-    aside.rename(folder)
+    try:
+        yield
+    finally:
+        folder.unlink()
+        aside.rename(folder)
 
 
 @contextlib.contextmanager
@@ -89,5 +93,7 @@ def open_folder() -> Iterator[Path]:
     """A folder that every user can reach, which pytest's own are not."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

@@ -38,6 +38,12 @@ def main(argv: list[str]) -> None:
     if STEP.value is not None and CHECKPOINT.value is not None:
         raise app.UsageError(f"--step={STEP.value} and --checkpoint={CHECKPOINT.value}: give one of them")
     runtime.start(HOSTS)
+    with runtime.ends_all_hosts():
+        run()
+
+
+def run() -> None:
+    """Evaluates as the flags say."""
     from rog_jax.evaluation.run import evaluate_results, evaluate_run
     from rog_jax.evaluation.sweep import sweep_results, sweep_run
     from rog_jax.training.best import BEST

@@ -5,6 +5,7 @@ checkpoint. Every setting is in configs/common.py. `--profile DIR` traces a few 
 `python -m rog_jax.tools.profile_shares DIR` tells what they spent on each part.
 """
 
+import contextlib
 from pathlib import Path
 
 from absl import app, flags
@@ -25,6 +26,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
     runtime.start(HOSTS, traced=PROFILE.value is not None)
+    with runtime.ends_all_hosts():
+        run()
+
+
+def run() -> None:
+    """Trains as the flags say."""
     from rog_jax.inference.progress import ProgressPictures
     from rog_jax.training.loop import train
     from rog_jax.training.profile import ProfileRequest
@@ -34,7 +41,8 @@ def main(argv: list[str]) -> None:
     config, workdir = CONFIG.value, Path(WORKDIR.value)
     watchers = [ProgressPictures(config)] if config.train.pictures else []
     mirror = open_mirror(WANDB.value, workdir, config) if WANDB.value else None
-    train(config, workdir, profile, watchers, mirror)
+    with contextlib.closing(mirror) if mirror else contextlib.nullcontext():  # also of a run that has opened no log yet
+        train(config, workdir, profile, watchers, mirror)
 
 
 if __name__ == "__main__":

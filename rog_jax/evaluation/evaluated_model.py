@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
-from rog_jax.training.best import BEST, best_folder, best_step
+from rog_jax.training.best import BEST, best_folder, best_step, read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
 from rog_jax.training.initial import check_conventions, load_initial, overwritten, restored, with_settings
@@ -45,7 +45,9 @@ def evaluated_model(
         DataError: its categories are not those of the annotations.
     """
     if step == BEST:
-        return trained_model(config, best_folder(workdir), annotations, best_step(workdir))
+        best_step(workdir)  # says so where there is none
+        folder = best_folder(workdir)
+        return read_best(folder, lambda best: trained_model(config, folder, annotations, best))
     if config.init_from and not (workdir / "checkpoints").is_dir():
         return imported_model(config, annotations.num_classes)
     return trained_model(config, workdir, annotations, step)

@@ -21,7 +21,8 @@ def over_micro_batches(
     Args:
         function: of what is carried along, images, and a random key of their own, to what goes on and a result.
         carry: for the first call.
-        batch: this device's images; a micro-batch has as many as the others, in the batch's order.
+        batch: this device's images; a micro-batch has as many as the others, in the batch's order. Which images of the
+            whole batch share one therefore depends on the number of devices.
         key: of the step.
         count: micro-batches. With one, the function is called with batch and key as they are.
 

@@ -12,19 +12,23 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rog_jax.training.checkpoint import CheckpointError
 from rog_jax.training.storage import whole_file, writing
 
 logger = logging.getLogger(__name__)
 
+Read = TypeVar("Read")
+
 BEST = "best"
 """What `evaluate_run` takes in a step's place, and the folder's name."""
 RECORD = "best.json"
 SCHEMA = 1
+REPLACED = "replaced-"
+"""Before a step: beginning of the name of a best checkpoint whose place another one of the same step is taking."""
 NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """Of file systems without hard links, and of links to another one."""
 
@@ -35,7 +39,11 @@ def best_folder(workdir: str | Path) -> Path:
 
 
 def recorded_step(folder: Path) -> int | None:
-    """The step of the best checkpoint in a `best_folder`; None where nothing is recorded."""
+    """The step of the best checkpoint in a `best_folder`; None where nothing is recorded.
+
+    Raises:
+        CheckpointError: another version of this program recorded it.
+    """
     record = _read(folder)
     return None if record is None else record["step"]
 
@@ -44,7 +52,7 @@ def best_step(workdir: str | Path) -> int:
     """The step of a run's best checkpoint.
 
     Raises:
-        CheckpointError: no evaluation has kept one.
+        CheckpointError: no evaluation has kept one, or another version of this program has.
     """
     step = recorded_step(best_folder(workdir))
     if step is None:
@@ -53,6 +61,23 @@ def best_step(workdir: str | Path) -> int:
             "run (config.test.best_figure)"
         )
     return step
+
+
+def read_best(folder: Path, read: Callable[[int | None], Read]) -> Read:
+    """What is read of the best checkpoint; again where another one became the best and it was moved away.
+
+    Args:
+        folder: a `best_folder`, or any other that has checkpoints.
+        read: of the step; of None where none is recorded.
+    """
+    step = recorded_step(folder)
+    while True:
+        try:
+            return read(step)
+        except Exception:
+            before, step = step, recorded_step(folder)
+            if step == before:
+                raise
 
 
 @contextlib.contextmanager
@@ -67,18 +92,19 @@ def held(workdir: str | Path, step: int) -> Iterator[Path | None]:
 
     Raises:
         StorageError: the folder cannot be written to.
+        OSError: the checkpoint cannot be read.
     """
     folder = best_folder(workdir)
     with writing(folder):
         (folder / "held").mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             _remove_left_over(folder / "held")
+            _put_back(folder)
             place = Path(tempfile.mkdtemp(dir=folder / "held"))
             owner = _lock(place)
     try:
         copy = place / str(step)
-        with writing(copy):
-            is_whole = _copied(Path(workdir) / "checkpoints" / str(step), copy)
+        is_whole = _copied(Path(workdir) / "checkpoints" / str(step), copy)
         yield copy if is_whole else None
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -108,6 +134,7 @@ def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, mea
     folder, step = best_folder(workdir), int(copy.name)
     how = {"figure": figure, "measured": dict(measured)}
     with writing(folder), _locked(folder):
+        _put_back(folder)
         best = _read(folder)
         if best is not None and any(best[key] != how[key] for key in how):
             logger.warning(
@@ -122,7 +149,7 @@ def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, mea
         target = folder / "checkpoints" / copy.name
         target.parent.mkdir(exist_ok=True)
         if target.exists():  # of another training, or left by an evaluation that was killed before it was recorded
-            target.rename(copy.with_name("replaced"))
+            target.rename(folder / f"{REPLACED}{step}")
         copy.rename(target)
         earlier = [] if best is None else [*best["earlier"], {key: best[key] for key in ("step", "value")}]
         record = {"schema": SCHEMA, "step": step, "value": value, **how, "earlier": earlier}
@@ -130,22 +157,30 @@ def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, mea
             partial.write_text(json.dumps(record, indent=1) + "\n")
         for other in [other for other in target.parent.iterdir() if other != target]:
             other.rename(copy.with_name(f"old-{other.name}"))
+        _put_back(folder)
     logger.info("step %d is the best so far, kept in %s: %s %.4f", step, folder, figure, value)
     return True
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    record = json.loads(path.read_text()) if path.is_file() else None
+    if record is not None and record["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {record['schema']}, and this program reads schema {SCHEMA}: use the program that wrote "
+            "it, or remove the folder"
+        )
+    return record
 
 
 def _copied(source: Path, target: Path) -> bool:
     """Copies a folder; whether it was there until the end."""
     try:
         before = source.stat().st_ino
-        for folder, _, files in os.walk(source):
+        for folder, _, files in os.walk(source, onerror=_raise):
             inner = target / Path(folder).relative_to(source)
-            inner.mkdir()
+            with writing(inner):
+                inner.mkdir()
             for name in files:
                 _link(Path(folder) / name, inner / name)
         return source.stat().st_ino == before
@@ -153,13 +188,21 @@ def _copied(source: Path, target: Path) -> bool:
         return False
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
+    except FileNotFoundError:  # the source: the target's folder was made just now
+        raise
     except OSError as error:
         if error.errno not in NO_LINKS:
-            raise
-        shutil.copyfile(source, target)
+            with writing(target):
+                raise
+        with source.open("rb") as read, writing(target), target.open("wb") as written:
+            shutil.copyfileobj(read, written)
 
 
 @contextlib.contextmanager
@@ -172,8 +215,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(place: Path) -> int | None:
-    """An open file that shows, until this process ends, that somebody uses a folder; None if somebody does already."""
-    descriptor = os.open(place, os.O_RDONLY)
+    """An open file that shows, until this process ends, that somebody uses a folder; None if somebody does already, or
+    has just removed it."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -189,3 +236,13 @@ def _remove_left_over(folder: Path) -> None:
         if owner is not None:
             shutil.rmtree(place, ignore_errors=True)
             os.close(owner)
+
+
+def _put_back(folder: Path) -> None:
+    """Gives a best checkpoint its name again where the one that was to replace it has not come; else removes it."""
+    for aside in folder.glob(f"{REPLACED}*"):
+        target = folder / "checkpoints" / aside.name.removeprefix(REPLACED)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import orbax.checkpoint as ocp
 
 from rog_jax.training.state import TrainState
 from rog_jax.training.storage import GO_ON, check_room, probe, writing
+
+logger = logging.getLogger(__name__)
 
 DELETED = "deleted"
 """Folder beside the checkpoints of those that are about to go."""
@@ -42,7 +45,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, read_only: bool = False):
         self.folder = Path(workdir).absolute() / "checkpoints"
-        self._keep, self._saving = keep, False
+        self._keep, self._saving, self._warned = keep, False, False
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"no checkpoint in {self.folder}: train first, or correct --workdir")
         options = ocp.CheckpointManagerOptions(
@@ -104,9 +107,19 @@ class Checkpoints:
             self._delete()
 
     def _delete(self) -> None:
-        """Removes what Orbax has only given another name."""
-        if jax.process_index() == 0 and (self.folder / DELETED).exists():
+        """Removes what Orbax has only given another name; what cannot go yet is left for the next time.
+
+        Over NFS a file that another program has open keeps its folder, and the new checkpoint is whole whatever
+        becomes of an old one.
+        """
+        if jax.process_index() != 0 or not (self.folder / DELETED).exists():
+            return
+        try:
             shutil.rmtree(self.folder / DELETED)
+        except OSError as error:
+            if not self._warned:
+                logger.warning("a deleted checkpoint cannot be removed yet, and is tried at each save: %s", error)
+            self._warned = True
 
     def check_room(self, state: TrainState) -> None:
         """Compares what the run's checkpoints will take with what the disk has left.

@@ -63,6 +63,8 @@ def check_config(config: ConfigDict, num_devices: int, *, trains: bool = True) -
     if config.loss.rank_sort.balance_heads:
         _check_balanced_heads(config)
     if trains:
+        if config.train.accumulate < 1:
+            raise ValueError(f"config.train.accumulate={config.train.accumulate}: a step has 1 micro-batch or more")
         _check_batch(config, "train", num_devices, config.train.accumulate)
     _check_batch(config, "test", num_devices)
     views_of(config.test)
@@ -75,10 +77,8 @@ def check_config(config: ConfigDict, num_devices: int, *, trains: bool = True) -
 
 def _check_batch(config: ConfigDict, section: str, num_devices: int, micro_batches: int = 1) -> None:
     size = config[section].batch_size
-    if micro_batches < 1:
-        raise ValueError(f"config.{section}.accumulate={micro_batches}: a step has 1 micro-batch or more")
     if size < 1 or size % (num_devices * micro_batches):
-        times = f", times config.{section}.accumulate={micro_batches}" if micro_batches > 1 else ""
+        times = f", times config.train.accumulate={micro_batches}" if micro_batches > 1 else ""
         raise ValueError(
             f"config.{section}.batch_size={size} is the batch of all devices and must be a multiple of their number, "
             f"{num_devices}{times}"

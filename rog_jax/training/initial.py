@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from rog_jax.losses.classification import CLASSIFICATION_LOSSES
-from rog_jax.training.best import recorded_step
+from rog_jax.training.best import read_best
 from rog_jax.training.checkpoint import (
     AS_NUMPY,
     CheckpointError,
@@ -122,9 +122,13 @@ def load_initial(folder: str | Path) -> InitialWeights:
 
 
 def _from_run(folder: Path) -> InitialWeights:
+    return read_best(folder, lambda step: _from_step(folder, step))
+
+
+def _from_step(folder: Path, step: int | None) -> InitialWeights:
+    """Of a checkpoint, the newest for None."""
     checkpoints = Checkpoints(folder, read_only=True)
-    best = recorded_step(folder)
-    step = checkpoints.latest() if best is None else best
+    step = checkpoints.latest() if step is None else step
     about, parameters = checkpoints.about(step), checkpoints.parameters(step)
     checkpoints.close()
     kept = CONVENTIONS | {"model": ("depth", *CONVENTIONS["model"])}

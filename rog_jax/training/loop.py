@@ -60,7 +60,7 @@ def train(
         config: a recipe with its overrides.
         workdir: folder for checkpoints and logs; made if absent.
         profile: steps of which a trace is written.
-        watchers: called on every host at each checkpoint, before the next step.
+        watchers: called on every host at each checkpoint, before the next step; not at that of a SIGTERM.
         mirror: gets what TensorBoard does, from the first host.
 
     Returns:
@@ -142,15 +142,6 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    log = RunLog(
-        workdir,
-        start=start,
-        total=steps,
-        every=config.train.log_every,
-        batch_size=config.train.batch_size,
-        active=jax.process_index() == 0,
-        mirror=mirror,
-    )
     watchers = [TailScalars(annotations), *watchers]
     watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable, config.train.max_skipped_steps)
     batches = prefetched(loader, lambda batch: to_devices(batch, mesh))
@@ -166,8 +157,18 @@ def train(
             log.add(done, values, extra)
 
     with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
-        for used in (checkpoints, log, loader, profiler):
+        for used in (checkpoints, loader, profiler):
             stack.callback(used.close)
+        log = RunLog(
+            workdir,
+            start=start,
+            total=steps,
+            every=config.train.log_every,
+            batch_size=config.train.batch_size,
+            active=jax.process_index() == 0,
+            mirror=mirror,
+        )
+        stack.callback(log.close)
         with Preemption() as preemption:
             for step in range(start + 1, steps + 1):
                 profiler.before_step(state)
@@ -184,7 +185,7 @@ def train(
                 if ends or step % config.train.checkpoint_every == 0 or step == steps:
                     record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
                     checkpoints.save(state, about)
-                    for watcher in watchers:
+                    for watcher in () if ends else watchers:  # a machine about to be taken away has no time to draw
                         watcher(Checkpointed(step, state, definition, mesh, log.board))
                 if ends:
                     log.write()

@@ -84,7 +84,14 @@ def _abstract(array: Any, devices: int | None = None, sharding: Any = None) -> j
 
 
 def _warn_of_scopes(definition: ModelDefinition, before: int, now: int) -> None:
-    loss = definition.config.loss
+    loss, count = definition.config.loss, definition.config.train.accumulate
+    if count > 1:
+        logger.warning(
+            "config.train.accumulate=%d: a micro-batch has a part of each device's images, so that on %d devices, %d "
+            "until now, other images share one, with their normalisers, ranking, counts and random keys; "
+            "train.accumulate=1 does not depend on the devices",
+            *(count, now, before),
+        )
     if loss.ranking != "none" and loss[loss.ranking].scope == "device":
         logger.warning(
             "config.loss.%s.scope=device: the images of each of %d devices are ranked among themselves, those of each "

@@ -1,12 +1,17 @@
 """What a program sets up before the first JAX computation."""
 
+import contextlib
 import logging
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from absl import flags
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 60
 """Silence of a host after which JAX ends the others: it died, or its machine hangs."""
@@ -14,6 +19,9 @@ HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 24 * 3600
 """For which hosts that have finished wait for the first one, which joins results and draws figures after an evaluation;
 JAX's own five minutes would end it in the midst of that. A first host that died is found by its silence."""
+
+LAST_WORDS_SECONDS = 5
+"""For which a host that failed stays, so that others that fail at the same step say so before its end is theirs."""
 
 
 class HostFlags(NamedTuple):
@@ -77,3 +85,20 @@ def _join_hosts(hosts: HostFlags) -> None:
     jax.distributed.initialize(
         **given, heartbeat_timeout_seconds=hosts.heartbeat_seconds.value, shutdown_timeout_seconds=SHUTDOWN_SECONDS
     )
+
+
+@contextlib.contextmanager
+def ends_all_hosts() -> Iterator[None]:
+    """Ends the process at once by an exception in its body, where it is one of several; to be entered after `start`.
+
+    JAX would have it wait for the others at the exit, up to `SHUTDOWN_SECONDS`, and tell them meanwhile that it is
+    alive; they wait for its part of a step. Once it is gone, they end as they do where a host dies.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1 or isinstance(error, SystemExit):
+            raise
+        logger.critical("process %d ends, and by it the others", jax.process_index(), exc_info=True)
+        time.sleep(LAST_WORDS_SECONDS)
+        os._exit(1)

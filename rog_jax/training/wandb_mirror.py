@@ -25,7 +25,7 @@ class WandbMirror:
     """
 
     def __init__(self, wandb: Any, run: Any):
-        self._wandb, self._run = wandb, run
+        self._wandb, self._run, self._closed = wandb, run, False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Sends the scalars of a step."""
@@ -36,8 +36,10 @@ class WandbMirror:
         self._run.log({name: self._wandb.Image(pixels)}, step=step)
 
     def close(self) -> None:
-        """Ends the run there."""
-        self._run.finish()
+        """Ends the run there, once."""
+        if not self._closed:
+            self._closed = True
+            self._run.finish()
 
 
 def open_mirror(project: str, workdir: Path, config: ConfigDict) -> WandbMirror | None:

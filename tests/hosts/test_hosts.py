@@ -14,6 +14,7 @@ from pycocotools import mask as mask_utils
 
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.training.checkpoint import AS_NUMPY, flattened
+from tests import faults
 from tests.hosts import processes
 
 DEVICES = 4
@@ -154,6 +155,24 @@ def test_the_end_of_one_host_ends_the_others(data, tmp_path, event):
     hosts[1].communicate()
     assert status not in (0, None)
     assert "hung" not in output
+    assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
+
+
+@pytest.mark.slow
+def test_a_host_whose_log_cannot_be_written_ends_the_others(data, tmp_path):
+    """An error of the first host alone, in the midst of training; the other one waits for it in a step."""
+    with faults.small_disk("300k") as disk:
+        (tmp_path / "tensorboard").symlink_to(disk)
+        hosts = processes.start("train.py", arguments(data, tmp_path, "--config.train.steps=100000"), 2, 2)
+        log = tmp_path / "train_log.jsonl"
+        wait_for(lambda: log.is_file() and log.read_text(), hosts)
+        with faults.full(disk):
+            (first, said), (second, output) = processes.finish(hosts, seconds=120)
+    assert first == 1
+    assert "process 0 ends, and by it the others" in said
+    assert "tensorboard cannot be written (No space left on device): the disk is full" in said, said[-3000:]
+    assert second not in (0, None)
+    assert "hung" not in said + output
     assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
 
 

@@ -1,9 +1,11 @@
 """The best checkpoint: kept whatever training deletes, whole or not at all, evaluated and started from."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 from rog_jax.evaluation.best_figure import chosen_figure, keeping_best
 from rog_jax.evaluation.evaluated_model import EvaluatedModel
 from rog_jax.training import best
-from rog_jax.training.best import best_folder, best_step, held, keep_if_best
+from rog_jax.training.best import best_folder, best_step, held, keep_if_best, read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.state import TrainState
 from tests.tiny import tiny_config
@@ -158,15 +160,12 @@ def test_training_renames_before_it_deletes(tmp_path, monkeypatch):
     assert not (tmp_path / "checkpoints" / "deleted").exists()
 
 
-@pytest.mark.parametrize("moment", range(6))
-def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, moment):
-    """The change of the best ends before each of its renamings; a reader and the next evaluation find a whole one."""
+class Killed(BaseException):
+    pass
 
-    class Killed(BaseException):
-        pass
 
-    train_to(tmp_path, [1, 2, 3], keep=3)
-    evaluate(tmp_path, 1, 0.1)
+def kill_at_renaming(patch, moment):
+    """Raises `Killed` in place of that renaming."""
     calls = []
 
     def counted(inner):
@@ -178,9 +177,32 @@ def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, mome
 
         return rename
 
+    patch.setattr(os, "replace", counted(os.replace))
+    patch.setattr(Path, "rename", counted(Path.rename))
+
+
+def test_a_deleted_checkpoint_that_cannot_be_removed_yet_does_not_end_a_run(tmp_path, monkeypatch, caplog):
+    """As over NFS, where an evaluation has one of its files open."""
+
+    def refuse(path, *args, **kwargs):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        checkpoints = train_to(tmp_path, [1, 2, 3])
+        assert caplog.text.count("a deleted checkpoint cannot be removed yet") == 1
+        assert checkpoints.latest() == 3
+    train_to(tmp_path, [4])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, moment):
+    """The change of the best ends before each of its renamings; a reader and the next evaluation find a whole one."""
+    train_to(tmp_path, [1, 2, 3], keep=3)
+    evaluate(tmp_path, 1, 0.1)
     with monkeypatch.context() as patch, held(tmp_path, 2) as copy:
-        patch.setattr(os, "replace", counted(os.replace))
-        patch.setattr(Path, "rename", counted(Path.rename))
+        kill_at_renaming(patch, moment)
         try:
             keep_if_best(tmp_path, copy, "segm/AP", 0.2, HOW)
         except Killed:
@@ -195,6 +217,52 @@ def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, mome
     assert_best_is(tmp_path, 3)
 
 
+@pytest.mark.parametrize("moment", range(4))
+def test_a_step_trained_anew_replaces_the_best_or_does_not(tmp_path, monkeypatch, moment):
+    """Two runs in one folder, the best of both at the same step; the change ends before each of its renamings."""
+    train_to(tmp_path, [1])
+    evaluate(tmp_path, 1, 0.1)
+    shutil.rmtree(tmp_path / "checkpoints")
+    new = state_of(2)._replace(step=jnp.int32(1))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(new, {"step": 1})
+    checkpoints.wait()
+    with monkeypatch.context() as patch, held(tmp_path, 1) as copy:
+        kill_at_renaming(patch, moment)
+        with pytest.raises(Killed) if moment < 3 else contextlib.nullcontext():
+            keep_if_best(tmp_path, copy, "segm/AP", 0.2, HOW)
+    assert not evaluate(tmp_path, 1, 0.05)
+    assert not list(best_folder(tmp_path).glob(f"{best.REPLACED}*"))
+    kept = Checkpoints(best_folder(tmp_path), read_only=True).restore(state_of(0), best_step(tmp_path))
+    np.testing.assert_array_equal(kept.trainable["a"], (state_of(1) if moment < 2 else new).trainable["a"])
+
+
+def test_a_record_of_another_schema_is_refused(tmp_path):
+    train_to(tmp_path, [1])
+    evaluate(tmp_path, 1, 0.1)
+    record = best_folder(tmp_path) / "best.json"
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(CheckpointError, match=r"best\.json has schema 2, and this program reads schema 1"):
+        best_step(tmp_path)
+
+
+def test_a_reader_finds_the_new_best_where_the_old_one_goes_meanwhile(tmp_path):
+    train_to(tmp_path, [1, 2], keep=2)
+    evaluate(tmp_path, 1, 0.1)
+    steps = []
+
+    def read(step):
+        steps.append(step)
+        if len(steps) == 1:
+            evaluate(tmp_path, 2, 0.2)
+        return Checkpoints(best_folder(tmp_path), read_only=True).about(step)
+
+    assert read_best(best_folder(tmp_path), read) == {"step": 2}
+    assert steps == [1, 2]
+    with pytest.raises(CheckpointError, match="no checkpoint in"):  # nothing changes, so that it is not tried for ever
+        read_best(tmp_path / "none", lambda step: Checkpoints(tmp_path / "none", read_only=True))
+
+
 def test_what_a_killed_evaluation_held_goes_and_what_a_running_one_holds_stays(tmp_path):
     train_to(tmp_path, [1])
     (tmp_path / "best" / "held" / "left").mkdir(parents=True)
@@ -207,12 +275,33 @@ def test_what_a_killed_evaluation_held_goes_and_what_a_running_one_holds_stays(t
 def test_evaluations_at_the_same_time_agree(tmp_path):
     steps = range(1, 9)
     train_to(tmp_path, steps, keep=8)
-    threads = [threading.Thread(target=evaluate, args=(tmp_path, step, step / 10)) for step in steps]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(steps)) as threads:
+        list(threads.map(lambda step: evaluate(tmp_path, step, step / 10), steps))  # raises what one of them raised
     assert_best_is(tmp_path, 8)
+
+
+def test_what_another_evaluation_has_just_removed_is_none_of_ours(tmp_path, monkeypatch):
+    """It goes between the look into the folder and the look at it."""
+    train_to(tmp_path, [1])
+    inner = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([*inner(folder), folder / "gone"]))
+    with held(tmp_path, 1) as copy:
+        assert copy is not None
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_whole_one(tmp_path, monkeypatch):
+    train_to(tmp_path, [1])
+    inner = os.scandir
+
+    def refuse(folder):
+        if str(folder) == f"{tmp_path}/checkpoints/1/state":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return inner(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="checkpoints/1/state"), held(tmp_path, 1):
+        pass
+    assert not list((tmp_path / "best" / "held").iterdir())
 
 
 @pytest.mark.parametrize(

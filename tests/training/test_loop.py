@@ -21,6 +21,7 @@ from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
 from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
 from rog_jax.training.loop import train
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, OutOfMemory, advice_where_memory_ends
+from rog_jax.training.preemption import Preemption
 from rog_jax.training.profile import ProfileRequest
 from rog_jax.training.storage import StorageError
 from tests import faults
@@ -376,6 +377,35 @@ def test_a_dead_loader_process_and_unreadable_images_are_in_the_log(config, tmp_
     unreadable = sum(int((batch.index < 0).sum()) for batch in calls)
     assert unreadable > 0
     assert (lines[-1]["loader_restarts"], lines[-1]["unreadable_images"]) == (1, unreadable)
+
+
+def test_a_run_told_to_end_saves_and_draws_nothing(config, tmp_path, monkeypatch):
+    """Watchers may take longer than a machine has that is about to be taken away."""
+    seen = []
+    monkeypatch.setattr(Preemption, "reached", lambda self, step: step == 4)
+    state = train(config, tmp_path, watchers=[lambda run: seen.append(run.step)])
+    assert int(state.step) == Checkpoints(tmp_path, read_only=True).latest() == 4
+    assert seen == [3]
+
+
+def test_a_run_whose_log_cannot_be_opened_ends_its_loader(config, tmp_path, monkeypatch):
+    import rog_jax.training.loop as loop
+
+    closed, inner = [], loop.train_loader
+
+    def watched(*args, **kwargs):
+        loader = inner(*args, **kwargs)
+        monkeypatch.setattr(loader, "close", lambda close=loader.close: closed.append(close()))
+        return loader
+
+    def refuse(*args, **kwargs):
+        raise StorageError(28, "no room for a log")
+
+    monkeypatch.setattr(loop, "train_loader", watched)
+    monkeypatch.setattr(loop, "RunLog", refuse)
+    with pytest.raises(StorageError, match="no room for a log"):
+        train(config, tmp_path)
+    assert len(closed) == 1
 
 
 def test_log_is_cut_back_to_the_checkpoint(tmp_path):

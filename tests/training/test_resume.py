@@ -15,7 +15,7 @@ from rog_jax.training.best import BEST, held, keep_if_best
 from rog_jax.training.checkpoint import FORMAT, CheckpointError, Checkpoints
 from rog_jax.training.initial import load_initial
 from rog_jax.training.optimizer import create_optimizer
-from rog_jax.training.resume import evenly, resume
+from rog_jax.training.resume import _warn_of_scopes, evenly, resume
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh, inference_state
 from tests.tiny import NUM_CLASSES, tiny_config
 
@@ -104,6 +104,16 @@ def test_on_as_many_devices_everything_goes_on(classification, tmp_path, caplog)
     assert_same(state, old)
     assert not unfilled
     assert "devices" not in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_micro_batches_on_other_devices_are_warned_of(count, caplog):
+    config = tiny_config()
+    config.loss.gap.scope, config.train.accumulate = "global", count
+    with caplog.at_level("WARNING"):
+        _warn_of_scopes(ModelDefinition(config), 8, 4)
+    assert ("config.train.accumulate=2: a micro-batch has a part" in caplog.text) == (count > 1)
+    assert bool(caplog.text) == (count > 1)
 
 
 def test_full_counts_stay_full_and_other_states_are_refused():
