@@ -139,7 +139,11 @@ def test_it_compiles_once_and_goes_on_bit_for_bit_from_a_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(
     ("classification", "image"),
-    [("seesaw", 0), ("seesaw", SIZE - 2), pytest.param("loce", SIZE - 2, marks=pytest.mark.slow)],
+    [
+        ("seesaw", 0),
+        pytest.param("seesaw", SIZE - 2, marks=pytest.mark.slow),
+        pytest.param("loce", SIZE - 2, marks=pytest.mark.slow),
+    ],
 )
 def test_one_bad_micro_batch_spoils_the_step(classification, image):
     """The first micro-batch of the first device, the second of the last: nothing is learnt from the others either."""

@@ -56,7 +56,7 @@ def dtypes(equation) -> set[np.dtype]:
     ("program", "loss"),
     [
         ("train", {"classification": "sigmoid_ce", "ranking": "gap"}),
-        ("train", {"classification": "seesaw", "ranking": "rank_sort"}),
+        pytest.param("train", {"classification": "seesaw", "ranking": "rank_sort"}, marks=pytest.mark.slow),
         ("inference", {"classification": "sigmoid_ce"}),
     ],
 )
