@@ -12,7 +12,7 @@ from rog_jax.data import load_lvis
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.evaluation import evaluate_lvis
 from rog_jax.evaluation.evaluators import official_lvis
-from rog_jax.evaluation.inference import _joined, _local_rows, _one_behind, run_inference
+from rog_jax.evaluation.inference import _joined, local_rows, _one_behind, run_inference
 
 HAS_OFFICIAL = any(found.name == "lvis" for found in importlib.metadata.distributions())
 needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="lvis is not installed")
@@ -166,6 +166,6 @@ def test_rows_of_a_sharded_array_come_in_order():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     rows = np.arange(16).reshape(16, 1)
     array = jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
-    np.testing.assert_array_equal(_local_rows(array), rows)
+    np.testing.assert_array_equal(local_rows(array), rows)
 
     np.testing.assert_array_equal(_joined(array.addressable_shards[7:3:-1]), rows[8:])  # as one of two hosts sees it

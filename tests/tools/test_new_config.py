@@ -49,7 +49,7 @@ def test_the_recipe_fits_the_data(data, tmp_path, capsys):
     config.model.num_classes = train.num_classes
     assert ModelDefinition(config).initial
     lines = out.read_text().splitlines()
-    assert max(map(len, lines)) <= 120
+    assert max(len(line) for line in lines if "/" not in line) <= 120  # but for paths
     assert "    6 categories: " in out.read_text()
 
 
