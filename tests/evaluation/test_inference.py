@@ -12,7 +12,7 @@ from rog_jax.data import load_lvis
 from rog_jax.data.batch import Batch, Detections
 from rog_jax.evaluation import evaluate_lvis
 from rog_jax.evaluation.evaluators import official_lvis
-from rog_jax.evaluation.inference import _joined, local_rows, _one_behind, run_inference
+from rog_jax.evaluation.inference import _joined, _one_behind, local_rows, run_inference
 
 HAS_OFFICIAL = any(found.name == "lvis" for found in importlib.metadata.distributions())
 needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="lvis is not installed")
