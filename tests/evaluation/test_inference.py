@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_data_set(case, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert masks.nbytes < peaks[0]
-    assert peaks[1] < peaks[0] + masks.nbytes
+    assert peaks[1] < peaks[0] + 4 * masks.nbytes  # all would be 28 more
 
 
 def test_unreadable_and_missing_images_are_reported(annotations, tmp_path, caplog):
