@@ -126,7 +126,9 @@ def _run(
         recorder.open(kinds, stack)
         total = -(-len(recorder.image_ids) // process_count)
         bar = stack.enter_context(tqdm(total=total, unit="image", desc="inference", disable=not progress))
-        for batch, detections in itertools.chain([first], results):
+        bar.update(recorder.write(*first))
+        del first  # or its masks would stay to the end
+        for batch, detections in results:
             bar.update(recorder.write(batch, detections))
     recorder.report_unreadable()
     return _join(recorder, kinds, process_index, process_count, barrier)
