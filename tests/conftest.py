@@ -1,5 +1,6 @@
 """Set-up that every test shares: eight simulated devices, a compilation cache, shape checking, and the shared data."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
@@ -29,3 +31,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder {folder.name!r} beside the repository")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lets_go_of_compiled_programs():
+    """Each compiled program maps memory a few times; what passes `vm.max_map_count` (65,530) dies of it."""
+    yield
+    jax.clear_caches()
+    gc.collect()

@@ -5,7 +5,6 @@ checkpoint. Every setting is in configs/common.py. `--profile DIR` traces a few 
 `python -m rog_jax.tools.profile_shares DIR` tells what they spent on each part.
 """
 
-import contextlib
 from pathlib import Path
 
 from absl import app, flags
@@ -35,14 +34,13 @@ def run() -> None:
     from rog_jax.inference.progress import ProgressPictures
     from rog_jax.training.loop import train
     from rog_jax.training.profile import ProfileRequest
-    from rog_jax.training.wandb_mirror import open_mirror
+    from rog_jax.training.wandb_mirror import wandb_opener
 
     profile = PROFILE.value and ProfileRequest(PROFILE.value, PROFILE_FIRST.value, PROFILE_STEPS.value)
     config, workdir = CONFIG.value, Path(WORKDIR.value)
     watchers = [ProgressPictures(config)] if config.train.pictures else []
-    mirror = open_mirror(WANDB.value, workdir, config) if WANDB.value else None
-    with contextlib.closing(mirror) if mirror else contextlib.nullcontext():  # also of a run that has opened no log yet
-        train(config, workdir, profile, watchers, mirror)
+    open_mirror = wandb_opener(WANDB.value, workdir, config) if WANDB.value else None
+    train(config, workdir, profile, watchers, open_mirror)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def train(
     workdir: str | Path,
     profile: ProfileRequest | None = None,
     watchers: Sequence[Watcher] = (),
-    mirror: Mirror | None = None,
+    open_mirror: Callable[[], Mirror] | None = None,
 ) -> TrainState:
     """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
 
@@ -61,7 +61,8 @@ def train(
         workdir: folder for checkpoints and logs; made if absent.
         profile: steps of which a trace is written.
         watchers: called on every host at each checkpoint, before the next step; not at that of a SIGTERM.
-        mirror: gets what TensorBoard does, from the first host.
+        open_mirror: called on the first host once nothing stands in the way of the first step; what it returns gets
+            what TensorBoard does, and is closed at the end.
 
     Returns:
         The final state, which is also the newest checkpoint; an earlier one after SIGTERM.
@@ -159,13 +160,15 @@ def train(
     with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
         for used in (checkpoints, loader, profiler):
             stack.callback(used.close)
+        speaks = jax.process_index() == 0
+        mirror = stack.enter_context(contextlib.closing(open_mirror())) if open_mirror and speaks else None
         log = RunLog(
             workdir,
             start=start,
             total=steps,
             every=config.train.log_every,
             batch_size=config.train.batch_size,
-            active=jax.process_index() == 0,
+            active=speaks,
             mirror=mirror,
         )
         stack.callback(log.close)

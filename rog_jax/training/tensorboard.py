@@ -37,7 +37,7 @@ class Board:
     Args:
         folder: made if not there; gets a file of this run's own.
         purge_step: TensorBoard forgets what earlier files say of this step and those after it; None to keep all.
-        mirror: gets all of it, too.
+        mirror: gets all of it, too; closed by who opened it.
 
     Raises:
         StorageError: the folder cannot be written to.
@@ -85,5 +85,3 @@ class Board:
         """Closes the file."""
         with writing(self._folder, GO_ON):
             self._writer.close()
-        if self._mirror is not None:
-            self._mirror.close()

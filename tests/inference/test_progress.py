@@ -117,20 +117,22 @@ def test_weights_and_biases_gets_the_same_and_goes_on_with_its_run(run, tmp_path
 
     fake = types.SimpleNamespace(init=init, Image=lambda pixels: ("picture", pixels.shape))
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    mirror = wandb_mirror.open_mirror("tails", tmp_path, run[1])
+    open_mirror = wandb_mirror.wandb_opener("tails", tmp_path, run[1])
+    assert not runs  # as long as the run may still be refused
+    mirror = open_mirror()
     board = Board(tmp_path / "board", 1, mirror)
     board.write(3, {"train/loss": 1.5})
     board.picture(4, "pictures/1", np.zeros((5, 6, 3), np.uint8))
     board.close()
     assert runs[0].logged == [(3, {"train/loss": 1.5}), (4, {"pictures/1": ("picture", (5, 6, 3))})]
-    mirror.close()  # by who opened it, as where a run ends before it has a board
+    mirror.close()
     assert runs[0].finished == 1
     assert runs[0].given["config"]["train"]["batch_size"] == 8
-    wandb_mirror.open_mirror("tails", tmp_path, run[1])
+    wandb_mirror.wandb_opener("tails", tmp_path, run[1])()
     assert (runs[0].given["id"], runs[1].given["id"]) == (None, "abc")
 
 
 def test_weights_and_biases_is_asked_for_by_name(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="pip install wandb"):
-        wandb_mirror.open_mirror("tails", tmp_path, run[1])
+        wandb_mirror.wandb_opener("tails", tmp_path, run[1])

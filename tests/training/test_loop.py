@@ -60,11 +60,33 @@ def _turn_some_wide(path):
     path.write_text(json.dumps(data))
 
 
+class Mirrored:
+    """Keeps what a run sends beyond TensorBoard."""
+
+    def __init__(self):
+        self.steps, self.closed = [], False
+
+    def scalars(self, step, values):
+        self.steps.append(step)
+
+    def picture(self, step, name, pixels):
+        self.steps.append(step)
+
+    def close(self):
+        self.closed = True
+
+
 @pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
+def mirrored():
+    return Mirrored()
+
+
+@pytest.fixture(scope="module")
+def finished(config, mirrored, tmp_path_factory):
     """A whole run, one step of it traced: its folder and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, jax.device_get(train(config, workdir, ProfileRequest(workdir / "trace", first=4, steps=1)))
+    profile = ProfileRequest(workdir / "trace", first=4, steps=1)
+    return workdir, jax.device_get(train(config, workdir, profile, open_mirror=lambda: mirrored))
 
 
 def read_log(workdir):
@@ -75,6 +97,11 @@ def test_the_step_asked_for_is_traced(finished):
     trace = read_trace(finished[0] / "trace")
     assert (trace.steps, len(trace.waits), trace.devices) == (1, 1, jax.device_count())
     assert len(trace.operations) > 100 * trace.devices
+
+
+def test_a_mirror_gets_every_line_and_is_closed(finished, mirrored):
+    assert set(mirrored.steps) >= {line["step"] for line in read_log(finished[0])}
+    assert mirrored.closed
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, monkeypatch):
@@ -226,7 +253,7 @@ def test_checkpoint_of_another_model_is_refused(config, finished):
     other = config.copy_and_resolve_references()
     other.roi.hidden = 24
     with pytest.raises(CheckpointError, match=r"(?s)box_head/classifier/kernel.*another --workdir"):
-        train(other, workdir)
+        train(other, workdir, open_mirror=lambda: pytest.fail("a mirror was opened for a run that is refused"))
     with pytest.raises(CheckpointError, match="box_head"):
         evaluate_run(other, workdir)
 
