@@ -176,7 +176,8 @@ def test_a_host_whose_log_cannot_be_written_ends_the_others(data, tmp_path):
     assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
 
 
-@pytest.mark.parametrize("hosts", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [1, 2])
 def test_a_run_that_is_told_to_end_saves_and_goes_on(data, tmp_path, hosts):
     """SIGTERM to one host: all save the same step and end well; the log goes on without a gap."""
     rest = arguments(data, tmp_path, "--config.train.steps=100000", "--config.train.checkpoint_every=100000")

@@ -112,7 +112,7 @@ def test_eight_devices_equal_one(classification, ranking):
     ("classification", "options"),
     [
         ("loce", {}),
-        ("federated", {"negatives": "verified"}),
+        slow("federated", {"negatives": "verified"}),
         slow("federated", {"num_sample_cats": 3}),
         slow("ecm", {}),
         slow("droploss", {"threshold": 0.2}),

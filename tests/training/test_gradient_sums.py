@@ -29,9 +29,8 @@ def test_the_tap_takes_sums_and_changes_nothing():
     np.testing.assert_allclose(sums, gradient_sums(np.asarray(gradient), labels, 3), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("classification", "ranking"), [("seesaw", "gap"), pytest.param("none", "rank_sort", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("classification", "ranking"), [("seesaw", "gap"), ("none", "rank_sort")])
 def test_the_steps_sums_are_those_of_the_joined_batch(classification, ranking):
     config = tiny_config()
     config.loss.classification, config.loss.ranking = classification, ranking

@@ -204,6 +204,7 @@ def use_devices(monkeypatch, devices):
         monkeypatch.setattr(module, "data_mesh", lambda: data_mesh(jax.devices()[:devices]))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_evaluated_on_fewer_devices(dataset, tmp_path, monkeypatch, caplog):
     config = dataset("loce")
     config.train.steps, config.train.checkpoint_every = 1, 1

@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     ("classification", "ranking"),
     [
         ("sigmoid_ce", "none"),
-        ("softmax_ce", "gap"),
+        pytest.param("softmax_ce", "gap", marks=pytest.mark.slow),
         pytest.param("softmax_ce", "none", marks=pytest.mark.slow),
         pytest.param("sigmoid_ce", "gap", marks=pytest.mark.slow),
     ],
