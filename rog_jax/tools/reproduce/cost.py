@@ -96,6 +96,7 @@ def _stepper(config: ConfigDict, ranking: str) -> Callable[[], Any]:
     annotations = load_split(config.data, "train")
     config.model.num_classes = annotations.num_classes
     mesh, definition = data_mesh(), ModelDefinition(config, ClassStatistics.of(annotations))
+    config = definition.config  # with what belongs to the classification loss
     schedule = learning_rate(config.optim, config.train.batch_size, [])
     optimizer = create_optimizer(config.optim, schedule)
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, seed=0)
