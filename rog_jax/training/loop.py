@@ -125,7 +125,7 @@ def train(
         checkpoints.check_room(state)
     if unfilled and config.loss.memory.fill and start < steps:
         state = fill_memory(state, definition, mesh, annotations, plan)
-    about = describe_run(config, annotations) | {"conventions": initial and initial.settings}
+    about = describe_run(config, annotations) | {"conventions": initial and initial.settings, "steps": steps}
     if jax.process_index() == 0:
         with whole_file(workdir / "config.json") as partial:
             partial.write_text(json.dumps(about, indent=1))

@@ -17,12 +17,14 @@ from pathlib import Path
 from rog_jax.tools.reproduce.cost import write_cost
 from rog_jax.tools.reproduce.places import ROOT, Places
 from rog_jax.tools.reproduce.plots import draw_target
-from rog_jax.tools.reproduce.programs import ProgramError
+from rog_jax.tools.reproduce.records import RecordError
 from rog_jax.tools.reproduce.runner import make_runs
 from rog_jax.tools.reproduce.status import status
 from rog_jax.tools.reproduce.tables import page, read_rows
 from rog_jax.tools.reproduce.targets import TARGETS, Target
 from rog_jax.training import runtime
+
+logger = logging.getLogger(__name__)
 
 _DATA = ROOT.parent / "shared" / "data"
 
@@ -40,14 +42,18 @@ def _parser() -> argparse.ArgumentParser:
         choices=[*TARGETS, "cost", "all"],
         help="cost: of GAP in a step; all: every other target, one after the other, by their worth",
     )
-    parser.add_argument("--seeds", type=int, help="of every run [3 for the headline and the sprites, 1 for the others]")
+    parser.add_argument("--seeds", type=int, help="of every run to make [3 for the headline and the sprites, 1 else]")
     parser.add_argument("--quick", action="store_true", help="a tiny version of all, which shows that it works")
     parser.add_argument("--status", action="store_true", help="say what is finished and what remains; make nothing")
     parser.add_argument("--pages", action="store_true", help="write tables and plots of what is finished; run nothing")
     parser.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     parser.add_argument("--keep", action="store_true", help="keep folders of finished runs, with their checkpoints")
-    parser.add_argument("--out", type=Path, help="folder of records and pages [docs/results; WORK/results if --quick]")
-    parser.add_argument("--work", type=Path, help="folder of sets and runs [runs/reproduce, runs/quick if --quick]")
+    parser.add_argument(
+        "--out", type=Path, help="folder of records and pages [docs/results; WORK/quick/results if --quick]"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder of sets and runs [runs/reproduce]; those of --quick are in its quick/"
+    )
     parser.add_argument("--sprites", type=Path, default=_DATA / "sprites", help="folder of styles (docs/data.md)")
     parser.add_argument("--backgrounds", type=Path, default=_DATA / "backgrounds", help="photographs behind sprites")
     parser.add_argument("--ccp", type=Path, default=_DATA / "ccp", help="photographs in LVIS format")
@@ -56,42 +62,63 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line; what goes wrong ends in one line that says what to do."""
-    flags = _parser().parse_args(arguments)
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    if flags.target == "cost" and (flags.status or flags.pages):
+        parser.error("cost is one measurement, without --status and --pages")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    work = (flags.work or ROOT / "runs" / ("quick" if flags.quick else "reproduce")).absolute()
+    work = (flags.work or ROOT / "runs" / "reproduce").absolute() / ("quick" if flags.quick else "")
     out = (flags.out or (work / "results" if flags.quick else ROOT / "docs" / "results")).absolute()
     folders = [path.absolute() for path in (flags.sprites, flags.backgrounds, flags.ccp)]
     places = Places(work, out, *folders, quick=flags.quick, keep=flags.keep)
     targets = [target for name, target in TARGETS.items() if flags.target in (name, "all")]
+    seeds = flags.seeds or (1 if flags.quick else None)
     try:
         if flags.target == "cost":
             runtime.start()
             print(write_cost(places))
             return
         if flags.status:
-            print(status(targets, out, flags.seeds))
+            print(status(targets, places, seeds))
             return
         if not flags.pages:
-            wanted = [one for target in targets for one in target.wanted(flags.seeds or (1 if flags.quick else None))]
-            make_runs(wanted, places, flags.minutes, lambda: write_pages(list(TARGETS.values()), out, flags.seeds))
-        for path in write_pages(targets, out, flags.seeds):
+            wanted = [one for target in targets for one in target.wanted(seeds)]
+            if not make_runs(wanted, places, flags.minutes, lambda: _write_all_pages(places)):
+                print("The time is up; the same command goes on with what is left:")
+                print(status(targets, places, seeds))
+        for path in write_pages(targets, places):
             print(path)
-    except (OSError, ValueError, ProgramError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"reproduce: {error}")
     except KeyboardInterrupt:
         sys.exit("reproduce: stopped; the same command goes on from here")
 
 
-def write_pages(targets: list[Target], out: Path, seeds: int | None = None) -> list[Path]:
-    """Writes the page and the plots of every target that has two finished rows to compare; returns the pages."""
+def _write_all_pages(places: Places) -> None:
+    """Runs are shared by targets; a page that cannot be made is no reason to end the queue."""
+    for target in TARGETS.values():
+        try:
+            write_pages([target], places)
+        except RecordError as error:
+            logger.warning("no page of %s: %s", target.name, error)
+
+
+def write_pages(targets: list[Target], places: Places) -> list[Path]:
+    """Writes the page and the plots of every target that has two finished rows to compare; returns the pages.
+
+    Raises:
+        RecordError: a record is there that is another run's.
+    """
     written = []
     for target in targets:
-        rows = read_rows(target, out, seeds)
+        rows = read_rows(target, places)
         if sum(bool(shown.records) for shown in rows.values()) < 2:
             continue
-        plots = draw_target(target, rows, out)
-        path = out / f"{target.name}.md"
-        path.write_text(page(target, rows, [plot.relative_to(out).as_posix() for plot in plots]), encoding="utf-8")
+        plots = draw_target(target, rows, places.out)
+        path = places.out / f"{target.name}.md"
+        path.write_text(
+            page(target, rows, [plot.relative_to(places.out).as_posix() for plot in plots]), encoding="utf-8"
+        )
         written.append(path)
     return written
 

@@ -14,7 +14,7 @@ from rog_jax.data import ClassStatistics, load_split
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.evaluation.summary import write_json
-from rog_jax.tools.reproduce.places import Places
+from rog_jax.tools.reproduce.places import Places, alone_in
 from rog_jax.tools.reproduce.sets import QUICK_SETTINGS, data_settings
 from rog_jax.training.loop import git_commit
 from rog_jax.training.optimizer import create_optimizer, learning_rate
@@ -28,10 +28,14 @@ ROUNDS, STEPS = 12, 5
 def write_cost(places: Places) -> Path:
     """Measures and writes `OUT/cost.json` and `OUT/cost.md`; returns the page.
 
+    Raises:
+        RuntimeError: another program works in the same folder.
+
     The two steps take turns, so that what else the machine does meets both alike. Processor time does not grow when
     others use the machine, but for what the caches lose.
     """
-    content = measure(places, ROUNDS, STEPS)
+    with alone_in(places.work):
+        content = measure(places, ROUNDS, STEPS)
     write_json(places.out / "cost.json", content | {"commit": git_commit()})
     none, gap = (content["cpu_ms"][ranking] for ranking in RANKINGS)
     lines = [
@@ -92,6 +96,7 @@ def _stepper(config: ConfigDict, ranking: str) -> Callable[[], Any]:
     annotations = load_split(config.data, "train")
     config.model.num_classes = annotations.num_classes
     mesh, definition = data_mesh(), ModelDefinition(config, ClassStatistics.of(annotations))
+    config = definition.config  # with what belongs to the classification loss
     schedule = learning_rate(config.optim, config.train.batch_size, [])
     optimizer = create_optimizer(config.optim, schedule)
     plan = TrainPlan(annotations, config.data, config.sampler, config.train.batch_size, seed=0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ class Places(NamedTuple):
 def alone_in(work: Path) -> Iterator[None]:
     """Keeps a second program out of the same work folder, where both would train the same runs.
 
+    A program that `call` started keeps it closed too, where this one was killed and the other goes on.
+
     Raises:
         RuntimeError: there is one.
     """
@@ -45,4 +48,5 @@ def alone_in(work: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RuntimeError(f"another program reproduces in {work}: wait for it, or give another --work") from error
+        os.set_inheritable(file.fileno(), True)
         yield

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rog_jax.evaluation.summary import write_json
+from rog_jax.tools.plot_log import read_log
 from rog_jax.tools.reproduce.places import ROOT
 
 
 class ProgramError(RuntimeError):
-    """A program ended with an error."""
+    """A program ended with an error, or before its work was done."""
 
 
 @contextlib.contextmanager
@@ -46,7 +47,8 @@ def flags_of(settings: Mapping[str, Any]) -> list[str]:
 def call(arguments: Sequence[str], log: Path, devices: int = 1) -> None:
     """Runs `python ARGUMENTS` in the source tree; what it prints is added to a log.
 
-    Where this program is stopped, the other is told by SIGTERM and waited for: training then saves a checkpoint.
+    Where this program is stopped, the other is told by SIGTERM and waited for: training then saves a checkpoint. It is
+    out of reach of the terminal's own Ctrl-C, and holds the lock of `alone_in` as long as it runs.
 
     Args:
         arguments: of Python.
@@ -64,7 +66,16 @@ def call(arguments: Sequence[str], log: Path, devices: int = 1) -> None:
     with log.open("a") as file:
         command = [sys.executable, *arguments]
         print("$", *command, file=file, flush=True)
-        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            close_fds=False,  # of what Python opened, the lock alone is inheritable
+        )
         try:
             code = child.wait()
         except BaseException:
@@ -74,6 +85,19 @@ def call(arguments: Sequence[str], log: Path, devices: int = 1) -> None:
     if code:
         last = "\n  ".join(log.read_text(errors="replace").replace("\r", "\n").splitlines()[-5:])
         raise ProgramError(f"{' '.join(arguments[:3])} ... ended with {code}; {log} has it all:\n  {last}")
+
+
+def check_trained(workdir: Path) -> None:
+    """Refuses a run that is not at the end of its schedule: train.py ends well after a SIGTERM too.
+
+    Raises:
+        ProgramError: says how far it is.
+    """
+    done, steps = read_log(workdir)[-1]["step"], json.loads((workdir / "config.json").read_text())["steps"]
+    if done != steps:
+        raise ProgramError(
+            f"the training in {workdir} was stopped at step {done} of {steps}: the same command goes on from there"
+        )
 
 
 def _processor_time() -> float:

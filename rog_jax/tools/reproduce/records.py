@@ -13,6 +13,7 @@ from rog_jax.evaluation.report_data import Evaluated, read_runs
 from rog_jax.evaluation.summary import OPENIMAGES_COLUMNS, write_json
 from rog_jax.evaluation.sweep import read_sweep
 from rog_jax.tools.plot_log import read_log
+from rog_jax.tools.reproduce.places import Places
 from rog_jax.tools.reproduce.runs import Run
 
 SCHEMA = 1
@@ -66,45 +67,71 @@ class Record(NamedTuple):
             for values in zip(*columns.values(), strict=True)
         ]
         ids = list(map(str, columns["category_id"]))
-        per_category = {key: dict(zip(ids, values, strict=True)) for key, values in self.content["classifier"].items()}
+        per_category = {
+            key: {place: value for place, value in zip(ids, values, strict=True) if value is not None}
+            for key, values in self.content["classifier"].items()
+        }
         return Evaluated(name, self.path.parent, self.content["figures"], per_category, rows)
 
 
-def record_path(out: Path, run: Run, seed: int) -> Path:
+def record_path(places: Places, run: Run, seed: int) -> Path:
     """Where a run's record is."""
-    return out / "runs" / f"{run.name}.seed{seed}.json"
+    return places.out / "runs" / f"{run.name}.seed{seed}.json"
 
 
-def read_record(out: Path, run: Run, seed: int) -> Record | None:
+def seeds_of(places: Places, run: Run) -> list[int]:
+    """The seeds whose records are there."""
+    found = (path.stem.rpartition(".seed")[2] for path in (places.out / "runs").glob(f"{run.name}.seed*.json"))
+    return sorted(int(seed) for seed in found if seed.isdecimal())
+
+
+def read_record(places: Places, run: Run, seed: int) -> Record | None:
     """The record of a run, None if it is not finished.
 
     Raises:
         RecordError: the file is broken, or its run had other settings.
     """
-    path = record_path(out, run, seed)
+    path = record_path(places, run, seed)
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text())
-        theirs, schema = content["run"], content["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} is broken ({error}): remove it, and its run is made again") from error
-    ours = run.description()
-    if schema != SCHEMA or theirs != ours:
+    record = open_record(path)
+    theirs, ours = record.content["run"], _description(places, run)
+    if record.content["schema"] != SCHEMA or theirs != ours:
         different = [key for key in ours if theirs.get(key) != ours[key]] or ["schema"]
         raise RecordError(
             f"{path} is of a run with other settings ({', '.join(different)}): move it away, and the run is made "
             "again, or check out the commit that it names"
         )
+    return record
+
+
+def open_record(path: Path) -> Record:
+    """Any record, whatever its run.
+
+    Raises:
+        RecordError: the file is broken.
+    """
+    try:
+        content = json.loads(path.read_text())
+        content["run"] = {"quick": False} | content["run"]  # the first records do not say
+        if missing := {"schema", "spent"} - content.keys():
+            raise KeyError(*missing)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} is broken ({error}): remove it, and its run is made again") from error
     return Record(path, content)
 
 
-def write_record(out: Path, run: Run, seed: int, content: dict[str, Any]) -> Record:
+def write_record(places: Places, run: Run, seed: int, content: dict[str, Any]) -> Record:
     """Writes a record whole or not at all."""
-    path = record_path(out, run, seed)
+    path = record_path(places, run, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": SCHEMA, "run": run.description(), "seed": seed} | content, indent=None)
-    return read_record(out, run, seed)
+    write_json(path, {"schema": SCHEMA, "run": _description(places, run), "seed": seed} | content, indent=None)
+    return read_record(places, run, seed)
+
+
+def _description(places: Places, run: Run) -> dict[str, Any]:
+    """What makes two runs the same; those of --quick are never taken for others."""
+    return run.description() | {"quick": places.quick}
 
 
 def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from rog_jax.tools.reproduce.places import Places, alone_in
-from rog_jax.tools.reproduce.programs import call, flags_of, timed
+from rog_jax.tools.reproduce.programs import call, check_trained, flags_of, timed
 from rog_jax.tools.reproduce.records import KINDS, Record, collect, read_record, write_record
 from rog_jax.tools.reproduce.runs import CAPS, Run
 from rog_jax.tools.reproduce.sets import QUICK_SETTINGS, data_settings, start_settings
@@ -45,9 +45,12 @@ def make_runs(
         RuntimeError: another program works in the same folder.
     """
     started = time.monotonic()
+    wanted = list(wanted)
+    for run, seed in wanted:  # a record that is another run's is told of before hours are spent
+        read_record(places, run, seed)
     with alone_in(places.work), _Terminated():
         for run, seed in wanted:
-            if read_record(places.out, run, seed) is not None:
+            if read_record(places, run, seed) is not None:
                 continue
             if minutes is not None and time.monotonic() - started > 60 * minutes:
                 return False
@@ -69,12 +72,13 @@ def make_run(run: Run, seed: int, places: Places) -> Record:
     common = [f"--config={recipe_of(run)}", f"--workdir={workdir}", *flags_of(settings_of(run, seed, places))]
     with timed(workdir / "spent.json", "training"):
         call(["train.py", *common], log, run.devices)
+    check_trained(workdir)
     with timed(workdir / "spent.json", "evaluation"):
         call(["eval.py", *common], log)
         if run.data != "openimages":
             call(["eval.py", *common, *_sweep_flags(run, workdir)], log)
     spent = json.loads((workdir / "spent.json").read_text())
-    record = write_record(places.out, run, seed, {"spent": spent} | collect(workdir, run.replicates))
+    record = write_record(places, run, seed, {"spent": spent} | collect(workdir, run.replicates))
     if not places.keep:
         shutil.rmtree(workdir)
     return record

@@ -11,7 +11,7 @@ from typing import Any
 from rog_jax.data.presets import preset
 from rog_jax.data.synthetic import make_dataset
 from rog_jax.tools.reproduce.places import Places
-from rog_jax.tools.reproduce.programs import call, flags_of
+from rog_jax.tools.reproduce.programs import call, check_trained, flags_of
 from rog_jax.training.checkpoint import flattened, nested
 from rog_jax.training.initial import HEADS, InitialWeights, load_initial, save_initial
 
@@ -147,6 +147,7 @@ def start_settings(data: str, depth: int, places: Places) -> dict[str, Any]:
         settings = (QUICK_SETTINGS if places.quick else {}) | data_settings("backbone", places) | {"model.depth": depth}
         common = ["--config=configs/mini_lvis.py:backbone", f"--workdir={run}", *flags_of(settings)]
         call(["train.py", *common], run / "log.txt")
+        check_trained(run)
         call(["eval.py", *common], run / "log.txt")
         save_initial(folder, without_heads(load_initial(run)))
         if not places.keep:

@@ -3,12 +3,12 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rog_jax.tools.reproduce.records import FIGURES, Record, read_record
+from rog_jax.tools.reproduce.places import Places
+from rog_jax.tools.reproduce.records import FIGURES, Record, read_record, seeds_of
 from rog_jax.tools.reproduce.runs import CAPS
 from rog_jax.tools.reproduce.targets import Row, Target
 
@@ -47,16 +47,16 @@ class Shown:
         )
 
 
-def read_rows(target: Target, out: Path, seeds: int | None = None) -> dict[str, Shown]:
-    """The target's rows by label, with the records that are there.
+def read_rows(target: Target, places: Places) -> dict[str, Shown]:
+    """The target's rows by label, with the records that are there, of whatever seeds.
 
     Raises:
         RecordError: a record is there that is another run's.
     """
     rows = {}
     for row in target.rows:
-        records = {seed: read_record(out, row.run, seed) for seed in range(max(seeds or 0, row.seeds))}
-        rows[row.label] = Shown(row, {seed: record for seed, record in records.items() if record is not None})
+        records = {seed: read_record(places, row.run, seed) for seed in seeds_of(places, row.run)}
+        rows[row.label] = Shown(row, records)
     return rows
 
 
@@ -168,7 +168,7 @@ def _fifths(rows: dict[str, Shown]) -> list[str]:
 
 
 def _gradients(rows: dict[str, Shown]) -> list[str]:
-    lines = _medians(rows, "gradient_sums", lambda sums: sums[0] / sums[1] if sums and sums[1] else math.nan)
+    lines = _medians(rows, "gradient_sums", lambda sums: sums[0] / sums[1] if sums[1] else math.nan)
     return ["", "Positive over negative gradients, the median over the categories of a group:", "", *lines]
 
 
@@ -178,16 +178,16 @@ def _classifiers(rows: dict[str, Shown]) -> list[str]:
 
 
 def _intervals(rows: dict[str, Shown]) -> list[str]:
-    """Differences with what they owe to the choice of validation images; the mean over the seeds, replicate by
-    replicate."""
+    """Differences as they were observed, the mean over the seeds, with what they owe to the choice of validation
+    images: percentiles of the replicates, whose own mean is another estimate."""
     lines = []
     for kind, name in KIND_NAMES.items():
         pairs = [(label, shown, rows[shown.row.against]) for label, shown in rows.items() if shown.row.against]
-        found = [(label, paired_replicates(*pair, kind)) for label, *pair in pairs]
+        found = [(label, paired_differences(*pair, kind)) for label, *pair in pairs]
         header = ["less the row without GAP", *(_NAMES[figure] for figure in FIGURES), "seeds"]
         table = [
-            _line([label, *(_interval(replicates[figure]) for figure in FIGURES), str(seeds)])
-            for label, (replicates, seeds) in found
+            _line([label, *(_interval(*differences[figure]) for figure in FIGURES), str(seeds)])
+            for label, (differences, seeds) in found
             if seeds
         ]
         if table:
@@ -196,25 +196,31 @@ def _intervals(rows: dict[str, Shown]) -> list[str]:
     return lines
 
 
-def paired_replicates(shown: Shown, other: Shown, kind: str) -> tuple[dict[str, np.ndarray], int]:
-    """Differences by figure, the mean over the seeds that both have, and how many these are."""
-    seeds = sorted(shown.records.keys() & other.records.keys())
-    ours, theirs = ([rows.records[seed].content["replicates"].get(kind) for seed in seeds] for rows in (shown, other))
-    pairs = [(one, two) for one, two in zip(ours, theirs, strict=True) if one and two]
-    if not pairs:
-        return {}, 0
-    differences = {
-        name: np.mean([np.array(one[name], float) - np.array(two[name], float) for one, two in pairs], axis=0)
-        for name in FIGURES
-    }
-    return differences, len(pairs)
+def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str, tuple[float, np.ndarray]], int]:
+    """By figure, the observed difference and those of the replicates, means over the seeds that both have; and how many
+    seeds these are."""
+    ours, theirs = (
+        {
+            seed: (record.figures(kind), record.content["replicates"][kind])
+            for seed, record in rows.records.items()
+            if kind in record.content["replicates"]
+        }
+        for rows in (shown, other)
+    )
+    seeds = sorted(ours.keys() & theirs.keys())
+
+    def difference(part: int, name: str) -> Any:
+        values = [np.array([rows[seed][part][name] for seed in seeds], float) for rows in (ours, theirs)]
+        return np.mean(values[0] - values[1], axis=0)
+
+    return {name: (difference(0, name), difference(1, name)) for name in FIGURES if seeds}, len(seeds)
 
 
-def _interval(differences: np.ndarray) -> str:
-    if np.isnan(differences).all():
+def _interval(observed: float, replicates: np.ndarray) -> str:
+    if math.isnan(observed) or np.isnan(replicates).all():
         return "–"
-    low, high = np.nanpercentile(100 * differences, [2.5, 97.5])
-    return f"{100 * np.nanmean(differences):+.1f} ({low:+.1f} to {high:+.1f})"
+    low, high = np.nanpercentile(100 * replicates, [2.5, 97.5])
+    return f"{100 * observed:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _bootstrap(rows: dict[str, Shown]) -> list[str]:
@@ -228,7 +234,8 @@ def _medians(rows: dict[str, Shown], name: str, value: Callable) -> list[str]:
             groups, values = record.content["categories"]["group"], record.content["classifier"].get(name, [])
             cells = []
             for group in "rcf":
-                own = [value(v) for v, g in zip(values, groups, strict=False) if g == group]
+                found = [value(v) for v, g in zip(values, groups, strict=False) if g == group and v is not None]
+                own = [v for v in found if not math.isnan(v)]
                 cells.append(f"{statistics.median(own):.3g}" if own else "–")
             lines.append(_line([f"{label}, seed {seed}", *cells]))
     return lines

@@ -1,6 +1,8 @@
 """The queue: what is made, what is not made again, and what is left after an interruption."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,22 +13,16 @@ import pytest
 from rog_jax.data import Annotations, load_lvis, load_openimages
 from rog_jax.tools.reproduce import cost, runner, sets
 from rog_jax.tools.reproduce.__main__ import main
-from rog_jax.tools.reproduce.places import ROOT, Places, alone_in
+from rog_jax.tools.reproduce.places import ROOT, alone_in
 from rog_jax.tools.reproduce.programs import ProgramError, call, timed
 from rog_jax.tools.reproduce.records import RecordError, read_record, record_path, write_record
 from rog_jax.tools.reproduce.runs import Run, gap_variation, object_level
 from rog_jax.tools.reproduce.sets import data_settings, without_heads
-from rog_jax.tools.reproduce.status import status
+from rog_jax.tools.reproduce.status import expected_seconds, status
 from rog_jax.tools.reproduce.targets import TARGETS
 from rog_jax.training.initial import InitialWeights
 
 RUN = gap_variation("weight_3", weight=3.0)
-
-
-@pytest.fixture
-def places(tmp_path) -> Places:
-    nowhere = tmp_path / "nowhere"
-    return Places(tmp_path / "work", tmp_path / "out", nowhere, nowhere, nowhere, quick=True)
 
 
 def content(ap: float = 0.1, seconds: float = 60.0, **more) -> dict:
@@ -39,7 +35,14 @@ def content(ap: float = 0.1, seconds: float = 60.0, **more) -> dict:
         "commit": "abc",
         "figures": {"bbox": figures, "segm": figures},
         "sweep": [],
-        "categories": {"category_id": [1], "group": ["r"]},
+        "categories": {
+            "category_id": [1],
+            "name": ["a"],
+            "group": ["r"],
+            "train_images": [2],
+            "bbox_AP": [ap],
+            "segm_AP": [ap],
+        },
         "classifier": {},
         "replicates": {},
     } | more
@@ -47,13 +50,18 @@ def content(ap: float = 0.1, seconds: float = 60.0, **more) -> dict:
 
 @pytest.fixture
 def programs(monkeypatch, places):
-    """Stands in for train.py and eval.py: notes how they were called, and fails where it is told to."""
+    """Stands in for train.py and eval.py: notes how they were called, and fails, or is stopped, where it is told to."""
     calls, fails = [], []
 
     def called(arguments, log, devices=1):
         calls.append((arguments, devices))
         if any(text in " ".join(arguments) for text in fails):
             raise ProgramError("failed")
+        if arguments[0] == "train.py":
+            log.parent.mkdir(parents=True, exist_ok=True)
+            (log.parent / "config.json").write_text('{"steps": 4}')
+            step = 2 if "stopped" in fails else 4
+            (log.parent / "train_log.jsonl").write_text(json.dumps({"step": step}))
 
     monkeypatch.setattr(runner, "call", called)
     monkeypatch.setattr(runner, "data_settings", lambda data, places: {"data.root": "DATA"})
@@ -65,9 +73,9 @@ def programs(monkeypatch, places):
 def test_only_missing_runs_are_made(places, programs):
     calls, _ = programs
     runs = [(RUN, 0), (object_level("sigmoid_ce"), 0), (RUN, 1)]
-    write_record(places.out, RUN, 0, content(0.7))
+    write_record(places, RUN, 0, content(0.7))
     assert runner.make_runs(runs, places)
-    assert read_record(places.out, RUN, 0).content["figures"]["bbox"]["AP"] == 0.7
+    assert read_record(places, RUN, 0).content["figures"]["bbox"]["AP"] == 0.7
     trained = [arguments for arguments, _ in calls if arguments[0] == "train.py"]
     assert [next(word for word in words if "workdir" in word).rpartition("/")[2] for words in trained] == [
         "sigmoid_ce.seed0",
@@ -100,7 +108,7 @@ def test_a_failed_run_is_made_again_and_its_time_counted(places, programs):
     fails.append("eval.py")
     with pytest.raises(ProgramError):
         runner.make_runs([(RUN, 0)], places)
-    assert read_record(places.out, RUN, 0) is None
+    assert read_record(places, RUN, 0) is None
     folder = places.work / "runs" / f"{RUN.name}.seed0"
     spent = json.loads((folder / "spent.json").read_text())
     assert spent.keys() == {"training", "evaluation"}
@@ -112,6 +120,27 @@ def test_a_failed_run_is_made_again_and_its_time_counted(places, programs):
     assert not folder.exists()
 
 
+def test_a_training_that_sigterm_stopped_is_no_finished_run(places, programs):
+    calls, fails = programs
+    fails.append("stopped")
+    with pytest.raises(ProgramError, match="stopped at step 2 of 4: the same command goes on"):
+        runner.make_runs([(RUN, 0)], places)
+    assert [arguments[0] for arguments, _ in calls] == ["train.py"]
+    fails.clear()
+    assert runner.make_runs([(RUN, 0)], places)
+    assert read_record(places, RUN, 0) is not None
+
+
+def test_a_half_trained_backbone_is_none(places, programs, monkeypatch):
+    _, fails = programs
+    fails.append("stopped")
+    monkeypatch.setattr(sets, "call", runner.call)
+    monkeypatch.setattr(sets, "data_settings", runner.data_settings)
+    with pytest.raises(ProgramError, match="stopped at step 2 of 4"):
+        sets.start_settings("drawn", 18, places)
+    assert not (places.work / "backbones" / "resnet18").exists()
+
+
 def test_no_run_is_begun_when_time_is_up(places, programs):
     calls, _ = programs
     assert not runner.make_runs([(RUN, 0)], places, minutes=0.0)
@@ -119,13 +148,36 @@ def test_no_run_is_begun_when_time_is_up(places, programs):
 
 
 def test_records_of_other_settings_are_refused(places):
-    write_record(places.out, RUN, 0, content())
+    write_record(places, RUN, 0, content())
     changed = Run(RUN.name, RUN.settings | {"loss.gap.weight": 2.0})
     with pytest.raises(RecordError, match=r"other settings \(settings\): move it away"):
-        read_record(places.out, changed, 0)
-    record_path(places.out, RUN, 0).write_text("{")
+        read_record(places, changed, 0)
+    record_path(places, RUN, 0).write_text("{")
     with pytest.raises(RecordError, match="remove it"):
-        read_record(places.out, RUN, 0)
+        read_record(places, RUN, 0)
+    with pytest.raises(RecordError, match=f"{RUN.name}.seed0.json is broken"):
+        status(list(TARGETS.values()), places)
+
+
+def test_quick_records_are_not_taken_for_others(places):
+    write_record(places, RUN, 0, content())
+    with pytest.raises(RecordError, match=r"other settings \(quick\)"):
+        read_record(places._replace(quick=False), RUN, 0)
+    path = record_path(places, RUN, 0)
+    old = json.loads(path.read_text())
+    del old["run"]["quick"]  # as the first records are
+    path.write_text(json.dumps(old))
+    assert read_record(places._replace(quick=False), RUN, 0) is not None
+    with pytest.raises(RecordError, match=r"other settings \(quick\)"):
+        read_record(places, RUN, 0)
+
+
+def test_records_are_looked_at_before_the_first_run(places, programs):
+    calls, _ = programs
+    write_record(places, Run(RUN.name, {}), 1, content())
+    with pytest.raises(RecordError, match="other settings"):
+        runner.make_runs([(RUN, 0), (RUN, 1)], places)
+    assert not calls
 
 
 def test_two_programs_do_not_share_a_folder(places):
@@ -138,44 +190,90 @@ def test_a_failing_program_is_shown_with_its_last_lines(tmp_path):
     with pytest.raises(ProgramError, match="ZeroDivisionError"), timed(tmp_path / "spent.json", "a"):
         call(["-c", "1 / 0"], log)
     with timed(tmp_path / "spent.json", "a"):
-        call(["-c", "import rog_jax; print(rog_jax.__file__)"], log)
+        call(["-c", "import rog_jax, time; time.sleep(0.1); print(rog_jax.__file__)"], log)
     assert str(ROOT) in log.read_text()
     assert json.loads((tmp_path / "spent.json").read_text())["a"]["seconds"] > 0
 
 
 STOPPED = """
-import sys
+import os, sys
 from pathlib import Path
 from rog_jax.tools.reproduce import runner
+from rog_jax.tools.reproduce.places import alone_in
 from rog_jax.tools.reproduce.programs import call
-program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))" + chr(10)
-program += "print('training', flush=True)" + chr(10) + "time.sleep(600)"
+program = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))" + chr(10)
+program += "print('training', os.getpid(), flush=True)" + chr(10) + "time.sleep(600)"
 try:
-    with runner._Terminated():
-        call(["-c", program], Path(sys.argv[1]))
+    with alone_in(Path(sys.argv[1])), runner._Terminated():
+        call(["-c", program], Path(sys.argv[1]) / "log.txt")
 except KeyboardInterrupt:
     print("stopped")
 """
 
 
-def test_sigterm_reaches_the_training_and_waits_for_it(tmp_path):
-    log = tmp_path / "log.txt"
-    command = [sys.executable, "-c", STOPPED, str(log)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def at_work(tmp_path):
+    """A program that has called another one, in a process group of its own, as a terminal's; and the other's id."""
+    log, command = tmp_path / "log.txt", [sys.executable, "-c", STOPPED, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300
-    while not (log.is_file() and "\ntraining" in log.read_text()) and time.monotonic() < deadline:
+    while not (log.is_file() and (found := re.search(r"\ntraining (\d+)\n", log.read_text()))):
+        assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    yield process, int(found[1])
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_training_and_waits_for_it(at_work, tmp_path, number):
+    process, _ = at_work
+    os.killpg(process.pid, number)  # SIGINT as the terminal's Ctrl-C: the training must hear of it as SIGTERM
     assert process.communicate(timeout=300)[0] == "stopped\n"
-    assert log.read_text().endswith("saved\n")
+    assert (tmp_path / "log.txt").read_text().endswith("saved\n")
+
+
+def test_a_training_whose_parent_was_killed_keeps_the_folder(at_work, tmp_path):
+    process, training = at_work
+    process.kill()
+    process.wait()
+    with pytest.raises(RuntimeError, match="another program"), alone_in(tmp_path):
+        pass
+    os.kill(training, signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log.txt").read_text().endswith("saved\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)  # until it has ended
+    with alone_in(tmp_path):
+        pass
 
 
 def test_status_counts_shared_runs_once(places):
-    write_record(places.out, TARGETS["headline"].rows[0].run, 0, content(seconds=600.0))
-    lines = status(list(TARGETS.values()), places.out).splitlines()
+    write_record(places, TARGETS["headline"].rows[0].run, 0, content(seconds=600.0))
+    lines = status(list(TARGETS.values()), places).splitlines()
     assert lines[0].startswith("headline       1 of  12 finished, 1.8 h left: sigmoid_ce-gap.seed0")
     assert lines[1].startswith("table1         0 of  10 finished")
-    assert lines[-1].endswith("at 10 min a run")
+    assert lines[-1].endswith("at 10 min a run so far")
+
+
+def test_expected_times_are_the_runs_own_or_of_as_many_epochs(places):
+    ccp, other = (TARGETS["ccp"].rows[place].run.description() for place in (0, 1))
+    plain = object_level("sigmoid_ce").description()
+    assert expected_seconds(ccp, []) == 28 / 6 * expected_seconds(plain, [])
+    longer = object_level("seesaw", settings={"train.epochs": 12}).description()
+    records = [
+        write_record(places, run, seed, content(seconds=seconds))
+        for run, seed, seconds in (
+            (object_level("sigmoid_ce"), 0, 600.0),
+            (TARGETS["ccp"].rows[0].run, 0, 2800.0),
+            (TARGETS["ccp"].rows[0].run, 1, 3000.0),
+        )
+    ]
+    assert expected_seconds(longer, records) == 1200.0
+    assert expected_seconds(ccp, records) == 2900.0
+    assert expected_seconds(other, records[:2]) == 2800.0
 
 
 def test_command_line_without_runs(places, capsys):
@@ -186,6 +284,31 @@ def test_command_line_without_runs(places, capsys):
     assert not list(places.out.glob("*.md"))
     with pytest.raises(SystemExit, match="--ccp DIR"):
         main(["ccp", *flags, "--ccp", str(places.ccp)])
+    main(["table4", "--minutes", "0", *flags])
+    printed = capsys.readouterr().out
+    assert "the same command goes on" in printed
+    assert "0 of   5 finished" in printed
+    main(["headline", "--status", "--quick", *flags])
+    assert "0 of   4 finished" in capsys.readouterr().out
+    for flag in ("--status", "--pages"):
+        with pytest.raises(SystemExit):
+            main(["cost", flag, *flags])
+        assert "without --status" in capsys.readouterr().err
+
+
+def test_the_cost_is_not_measured_beside_a_run(places):
+    with alone_in(places.work), pytest.raises(RuntimeError, match="another program"):
+        cost.write_cost(places)
+
+
+def test_an_unrelated_broken_record_does_not_end_the_queue(places, programs, capsys):
+    other = object_level("eqlv2")
+    record_path(places, other, 0).parent.mkdir(parents=True)
+    record_path(places, other, 0).write_text("{")
+    main(["table3", "--quick", "--work", str(places.work), "--out", str(places.out)])
+    assert (places.out / "table3.md").is_file()
+    assert not (places.out / "table1.md").exists()
+    assert "no page of table1" in capsys.readouterr().err
 
 
 def negatives(annotations: Annotations, image: int) -> set[int]:
@@ -248,7 +371,7 @@ def test_a_figure_end_to_end(tmp_path):
     """Sets, backbone, two runs, records, page and plot; then nothing is left to do."""
     command = ["figure4", "--quick", "--work", str(tmp_path)]
     main(command)
-    out = tmp_path / "results"
+    out = tmp_path / "quick" / "results"
     assert sorted(path.name for path in (out / "runs").iterdir()) == [
         "sigmoid_ce-gap.seed0.json",
         "sigmoid_ce.seed0.json",
@@ -256,7 +379,7 @@ def test_a_figure_end_to_end(tmp_path):
     page = (out / "figure4.md").read_text()
     assert "gradients_over_frequency.png" in page
     assert (out / "plots" / "figure4" / "gradients_over_frequency.png").is_file()
-    assert not list((tmp_path / "runs").iterdir())
+    assert not list((tmp_path / "quick" / "runs").iterdir())
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     main(command)
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == before

@@ -4,12 +4,13 @@ import itertools
 
 import cv2
 import numpy as np
+import pytest
 
 from rog_jax.tools.reproduce.__main__ import write_pages
 from rog_jax.tools.reproduce.plots import draw_target
 from rog_jax.tools.reproduce.records import write_record
 from rog_jax.tools.reproduce.runs import CAPS, GAMMAS
-from rog_jax.tools.reproduce.tables import mean_and_spread, paired_replicates, read_rows
+from rog_jax.tools.reproduce.tables import mean_and_spread, paired_differences, read_rows
 from rog_jax.tools.reproduce.targets import TARGETS
 from tests.tools.reproduce.test_runner import content
 
@@ -25,21 +26,21 @@ def sweep(best: float) -> list[dict]:
     ]
 
 
-def write(out, target: str, label: str, seed: int, ap: float, **more) -> None:
+def write(places, target: str, label: str, seed: int, ap: float, **more) -> None:
     row = next(row for row in TARGETS[target].rows if row.label == label)
-    write_record(out, row.run, seed, content(ap, **more))
+    write_record(places, row.run, seed, content(ap, **more))
 
 
-def lines_of(out, target: str) -> list[str]:
-    write_pages([TARGETS[target]], out)
-    return (out / f"{target}.md").read_text().splitlines()
+def lines_of(places, target: str) -> list[str]:
+    write_pages([TARGETS[target]], places)
+    return (places.out / f"{target}.md").read_text().splitlines()
 
 
-def test_means_spreads_differences_and_the_papers_figures(tmp_path):
+def test_means_spreads_differences_and_the_papers_figures(places):
     for seed, (plain, ranked) in enumerate(((0.10, 0.14), (0.12, 0.13))):
-        write(tmp_path, "headline", "sigmoid CE", seed, plain)
-        write(tmp_path, "headline", "sigmoid CE + GAP", seed, ranked)
-    lines = lines_of(tmp_path, "headline")
+        write(places, "headline", "sigmoid CE", seed, plain)
+        write(places, "headline", "sigmoid CE + GAP", seed, ranked)
+    lines = lines_of(places, "headline")
     spread = 100 * np.std([0.10, 0.12], ddof=1)
     assert f"| sigmoid CE | 11.0 ± {spread:.1f} | 5.5 ± {spread / 2:.1f} |" in "\n".join(lines)
     assert any(line.startswith("| sigmoid CE + GAP | 13.5") and "14.1 / 23.7 / 28.0" in line for line in lines)
@@ -47,67 +48,85 @@ def test_means_spreads_differences_and_the_papers_figures(tmp_path):
     assert "| sigmoid CE + GAP | sigmoid CE | 1 | +1.0 | +0.5 | +1.0 | +2.0 |" in lines
     assert any(line.startswith("| softmax CE | – |") for line in lines)
     assert "| sigmoid CE | 10000 ms | 1 min | 4 |" in lines
-    assert cv2.imread(str(tmp_path / "plots" / "headline.png")) is not None
+    assert cv2.imread(str(places.out / "plots" / "headline.png")) is not None
 
 
-def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(tmp_path):
+def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(places):
     for best, row in ((0.75, "0.75"), (0.0, "0.25")):
-        write(tmp_path, "headline", "softmax CE", 0, 0.1, sweep=sweep(best))
-        lines = lines_of(tmp_path, "headline")
+        write(places, "headline", "softmax CE", 0, 0.1, sweep=sweep(best))
+        lines = lines_of(places, "headline")
         value = 100 * (0.3 + 0.1 - abs(best - float(row)) / 10)
         assert any(line.startswith(f"| CE + NorCal (γ = {row}) | {value:.1f} |") for line in lines)
 
 
-def test_table3_has_each_number_of_detections(tmp_path):
-    write(tmp_path, "table3", "sigmoid CE", 0, 0.1, sweep=sweep(0.0))
-    assert not write_pages([TARGETS["table3"]], tmp_path)  # nothing to compare
-    write(tmp_path, "table3", "sigmoid CE + GAP", 0, 0.1, sweep=sweep(0.0))
-    lines = lines_of(tmp_path, "table3")
+def test_table3_has_each_number_of_detections(places):
+    write(places, "table3", "sigmoid CE", 0, 0.1, sweep=sweep(0.0))
+    assert not write_pages([TARGETS["table3"]], places)  # nothing to compare
+    write(places, "table3", "sigmoid CE + GAP", 0, 0.1, sweep=sweep(0.0))
+    lines = lines_of(places, "table3")
     assert "" not in [line for line, following in itertools.pairwise(lines) if not following]
     shown = [line.split(" | ")[1] for line in lines if line.startswith("| sigmoid CE |")]
     assert shown[:4] == ["32.0", "35.0", "40.0", "–"]
-    assert (tmp_path / "plots" / "table3.png").is_file()
+    assert (places.out / "plots" / "table3.png").is_file()
 
 
-def test_figures_4_and_5_from_what_runs_kept(tmp_path):
+def test_figures_4_and_5_from_what_runs_kept(places):
     categories = {
-        "category_id": [1, 2, 3],
-        "name": ["a", "b", "c"],
-        "group": ["r", "c", "f"],
-        "train_images": [2, 50, 500],
-        "segm_AP": [0.1, None, 0.3],
-        "bbox_AP": [0.1, 0.2, 0.3],
+        "category_id": [1, 2, 3, 4, 5],
+        "name": ["a", "b", "c", "d", "e"],
+        "group": ["r", "c", "f", "f", "f"],
+        "train_images": [2, 50, 500, 600, 700],
+        "segm_AP": [0.1, None, 0.3, 0.3, 0.3],
+        "bbox_AP": [0.1, 0.2, 0.3, 0.3, 0.3],
     }
-    classifier = {"classifier_norms": [1.0, 2.0, 3.0], "gradient_sums": [[1.0, 4.0], [3.0, 4.0], [8.0, 4.0]]}
+    # Of the last two nothing is known: they are left out.
+    classifier = {
+        "classifier_norms": [1.0, 2.0, 3.0, None, float("nan")],
+        "gradient_sums": [[1.0, 4.0], [3.0, 4.0], [8.0, 4.0], None, [1.0, 0.0]],
+    }
     for label in ("sigmoid CE", "sigmoid CE + GAP"):
-        write(tmp_path, "figure4", label, 0, 0.1, categories=categories, classifier=classifier)
-    assert "| sigmoid CE, seed 0 | 0.25 | 0.75 | 2 |" in lines_of(tmp_path, "figure4")
-    assert "| sigmoid CE + GAP, seed 0 | 1 | 2 | 3 |" in lines_of(tmp_path, "figure5")
-    rows = read_rows(TARGETS["figure5"], tmp_path)
-    assert [path.name for path in draw_target(TARGETS["figure5"], rows, tmp_path)] == [
+        write(places, "figure4", label, 0, 0.1, categories=categories, classifier=classifier)
+    assert "| sigmoid CE, seed 0 | 0.25 | 0.75 | 2 |" in lines_of(places, "figure4")
+    assert "| sigmoid CE + GAP, seed 0 | 1 | 2 | 3 |" in lines_of(places, "figure5")
+    rows = read_rows(TARGETS["figure5"], places)
+    assert [path.name for path in draw_target(TARGETS["figure5"], rows, places.out)] == [
         "ap_over_frequency.png",
         "norms_over_frequency.png",
     ]
 
 
-def test_table6_has_fifths(tmp_path):
+def test_table6_has_fifths(places):
     figures = {"bbox": {"AP50": 0.5} | {f"AP50_{k}": k / 10 for k in range(1, 6)}}
     for label in ("EQL", "EQLv2"):
-        write(tmp_path, "table6", label, 0, 0.1, figures=figures)
-    assert "| EQL | 50.0 | 10.0 | 20.0 | 30.0 | 40.0 | 50.0 | 1 |" in lines_of(tmp_path, "table6")
+        write(places, "table6", label, 0, 0.1, figures=figures)
+    assert "| EQL | 50.0 | 10.0 | 20.0 | 30.0 | 40.0 | 50.0 | 1 |" in lines_of(places, "table6")
 
 
-def test_intervals_pair_the_replicates(tmp_path):
-    noise = np.linspace(0, 0.2, 101)
-    for label, more in (("sigmoid CE", 0.0), ("sigmoid CE + GAP", 0.03)):
-        values = dict.fromkeys(("AP", "APr", "APc", "APf"), (noise + more).tolist())
-        write(tmp_path, "ccp", label, 0, 0.1, replicates={"segm": values, "bbox": values})
-    rows = read_rows(TARGETS["ccp"], tmp_path)
-    differences, seeds = paired_replicates(rows["sigmoid CE + GAP"], rows["sigmoid CE"], "segm")
-    assert seeds == 1
-    np.testing.assert_allclose(differences["AP"], 0.03)
-    cell = "+3.0 (+3.0 to +3.0)"
-    assert f"| sigmoid CE + GAP | {cell} | {cell} | {cell} | {cell} | 1 |" in lines_of(tmp_path, "ccp")
+def test_intervals_pair_the_replicates(places):
+    noise, gain = np.linspace(0, 0.2, 101), np.linspace(0.01, 0.11, 101)
+    order = np.random.default_rng(0).permutation(101)  # percentiles that are not of differences would be others
+    for seed, ap in enumerate((0.10, 0.14)):
+        for label, more, lift in (("sigmoid CE", 0.0, 0.0), ("sigmoid CE + GAP", gain[order] * (1 + seed), 0.04)):
+            values = dict.fromkeys(("AP", "APr", "APc", "APf"), (noise + more).tolist())
+            write(places, "ccp", label, seed, ap + (1 + seed) * lift, replicates={"segm": values, "bbox": values})
+    write(places, "ccp", "sigmoid CE", 2, 0.9)  # has no partner
+    rows = read_rows(TARGETS["ccp"], places)
+    differences, seeds = paired_differences(rows["sigmoid CE + GAP"], rows["sigmoid CE"], "segm")
+    assert seeds == 2
+    observed, replicates = differences["AP"]
+    assert observed == pytest.approx(0.06)
+    np.testing.assert_allclose(replicates, 1.5 * gain[order])
+    interval = "(+1.9 to +16.1)"
+    cells = " | ".join(f"{point} {interval}" for point in ("+6.0", "+3.0", "+6.0", "+12.0"))
+    assert f"| sigmoid CE + GAP | {cells} | 2 |" in lines_of(places, "ccp")
+
+
+def test_every_seed_that_is_there_is_shown(places):
+    for seed in (0, 7):
+        write(places, "table4", "sigmoid CE", seed, 0.1 + seed / 100)
+        write(places, "table4", "ω from counts online", seed, 0.2)
+    assert list(read_rows(TARGETS["table4"], places)["sigmoid CE"].records) == [0, 7]
+    assert "| ω from counts online | sigmoid CE | 7 | +3.0 |" in "\n".join(lines_of(places, "table4"))
 
 
 def test_figures_that_are_not_defined_are_left_out():

@@ -64,7 +64,9 @@ def test_variants_that_make_no_sense_are_named(recipe):
 
 def test_the_recipe_is_what_the_runner_takes_it_for():
     config = mini_lvis.get_config()
-    assert config.train.epochs == RECIPE_EPOCHS
+    for run in RUNS:
+        recipe = ccp_r18 if run.data == "ccp" else mini_lvis
+        assert recipe.get_config().train.epochs == RECIPE_EPOCHS[run.data]
     assert config.test.max_detections == max(CAPS)
     assert config.train.gradient_sums
     known = common.get_config()
