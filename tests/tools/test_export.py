@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from rog_jax import Predictor
 from rog_jax.inference.loading import load
 from rog_jax.tools import export
-from tests.inference.conftest import SHAPES, run  # noqa: F401
+from tests.inference.conftest import run  # noqa: F401
+from tests.tiny import SHAPES
 
 
 @pytest.fixture(scope="module")
