@@ -56,7 +56,7 @@ def categories_of_run(about: dict[str, Any]) -> Categories:
 
 def categories_of(annotations: Annotations) -> Categories:
     """Those of a data set."""
-    return Categories(annotations.category_ids, tuple(annotations.category_names), tuple(annotations.frequencies))
+    return Categories(annotations.category_ids, annotations.category_names, annotations.frequencies)
 
 
 def categories_of_coco(num_classes: int) -> Categories | None:

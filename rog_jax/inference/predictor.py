@@ -208,10 +208,8 @@ class Predictor:
         detections = self._taken(detections)
         for row, (key, batch) in enumerate(examples):
             found = (None if array is None else array[row] for array in detections)
-            image, size = (
-                to_original(*found, batch.image_size, batch.original_size),
-                tuple(batch.original_size.tolist()),
-            )
+            image = to_original(*found, batch.image_size, batch.original_size)
+            size = tuple(batch.original_size.tolist())
             yield key, Predictions.of(image, self.categories, size, self.config.test.mask_threshold)
 
 
