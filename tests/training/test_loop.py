@@ -193,6 +193,7 @@ def test_log_and_config_are_written(finished):
     assert wanted <= lines[0].keys()
     about = json.loads((workdir / "config.json").read_text())
     assert about["config"]["model"]["num_classes"] == 6
+    assert about["steps"] == lines[-1]["step"]
     assert list(workdir.glob("tensorboard/*"))
 
 
