@@ -2,7 +2,8 @@
 
     python -m rog_jax.tools.reproduce table1
 
-makes the set, the shared backbone, and every run of a table. One run by hand, when these are there:
+makes the sets, the shared backbone, and every run of a table. One run by hand, when these are there (in runs/reproduce,
+where --work does not say otherwise):
 
     python train.py --config configs/mini_lvis.py --workdir runs/one
     python eval.py  --config configs/mini_lvis.py --workdir runs/one
@@ -30,7 +31,7 @@ def get_config(variants: str = "random") -> ConfigDict:
     """
     chosen = common.variants_of(variants, VARIANTS, CONTRADICTIONS)
     config = common.get_config()
-    config.data.root = "runs/mini_lvis_backbone/data" if "backbone" in chosen else "runs/mini_lvis/data"
+    config.data.root = f"runs/reproduce/data/{'backbone' if 'backbone' in chosen else 'drawn'}"
     root = config.data.get_ref("root")
     config.data.train_json = root + "/train.json"
     config.data.val_json = root + "/val.json"
@@ -90,5 +91,5 @@ def get_config(variants: str = "random") -> ConfigDict:
         config.loss.ranking = "none"
         config.train.gradient_sums = False
     else:
-        config.init_from = "runs/mini_lvis_backbone"
+        config.init_from = "runs/reproduce/backbones/resnet18"  # of a backbone's run, without its heads
     return config

@@ -1,13 +1,17 @@
 """A detector small enough to compile in seconds, and batches for it."""
 
+from pathlib import Path
+
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs import common
 from rog_jax.data.batch import Batch
+from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 
 NUM_CLASSES = 5
 SHAPE = (64, 64)
+SHAPES = (SHAPE, (64, 96))
 
 
 def tiny_config() -> ConfigDict:
@@ -52,6 +56,20 @@ def tiny_config() -> ConfigDict:
     config.test.max_detections = 10
     config.test.pictures = 2
     return config
+
+
+def config_of_a_set(folder: Path) -> tuple[ConfigDict, dict[str, Path]]:
+    """The tiny detector, with the padded shapes `SHAPES`, for a small procedural set; the set's paths."""
+    settings = SyntheticSettings(
+        train_images=40, val_images=12, num_categories=6, height=64, width=64, object_size=(16, 32), val_instances=3
+    )
+    paths = make_dataset(folder, settings)
+    config = tiny_config()
+    config.model.num_classes = 0
+    config.data.shapes, config.data.max_long_side = SHAPES, 96
+    config.data.train_json, config.data.val_json = str(paths["train_json"]), str(paths["val_json"])
+    config.data.train_images = config.data.val_images = str(paths["images"])
+    return config, paths
 
 
 def random_batch(seed: int, size: int = 8, objects: int = 6, masks: bool = True, verified: bool = False) -> Batch:

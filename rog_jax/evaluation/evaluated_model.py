@@ -9,7 +9,14 @@ from rog_jax.data import Annotations, ClassStatistics, check_categories
 from rog_jax.training.best import BEST, best_folder, best_step, read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.config import check_config
-from rog_jax.training.initial import check_conventions, load_initial, overwritten, restored, with_settings
+from rog_jax.training.initial import (
+    InitialWeights,
+    check_conventions,
+    load_initial,
+    overwritten,
+    restored,
+    with_settings,
+)
 from rog_jax.training.state import ModelDefinition, TrainState, data_mesh, inference_state
 
 
@@ -110,7 +117,11 @@ def imported_model(config: ConfigDict, num_classes: int) -> EvaluatedModel:
             f"{config.init_from} has {found}, and the annotations have {num_classes} categories: train it on them "
             f"first (train.py --config.init_from){remedy}"
         )
-    config = with_settings(config, initial.settings, config.init_from, everything=True)
+    return model_of_weights(with_settings(config, initial.settings, config.init_from, everything=True), initial)
+
+
+def model_of_weights(config: ConfigDict, initial: InitialWeights) -> EvaluatedModel:
+    """The detector that imported weights are, with a config that has the settings they need."""
     config, definition = untrained(config, None)
     definition.initial = overwritten(definition.initial, initial.parameters, config.init_from)
     return EvaluatedModel(config, definition, inference_state(definition, data_mesh()), {"imported": initial.about})

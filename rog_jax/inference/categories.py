@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from rog_jax.data.annotations import DataError
+from rog_jax.data.annotations import Annotations, DataError
 from rog_jax.evaluation.pictures import RAREST
 
 COCO = {
@@ -52,6 +52,11 @@ def categories_of_run(about: dict[str, Any]) -> Categories:
     ids = np.asarray(about["category_ids"], np.int64)
     names = about.get("category_names") or [f"category {number}" for number in ids]
     return Categories(ids, tuple(names), tuple(about.get("category_groups") or [""] * len(ids)))
+
+
+def categories_of(annotations: Annotations) -> Categories:
+    """Those of a data set."""
+    return Categories(annotations.category_ids, annotations.category_names, annotations.frequencies)
 
 
 def categories_of_coco(num_classes: int) -> Categories | None:

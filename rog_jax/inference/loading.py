@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs import common
-from rog_jax.evaluation.evaluated_model import EvaluatedModel, imported_model, trained_model
+from rog_jax.evaluation.evaluated_model import EvaluatedModel, model_of_weights, trained_model
 from rog_jax.inference.categories import (
     Categories,
     categories_of_coco,
@@ -15,8 +15,9 @@ from rog_jax.inference.categories import (
     check_number,
     read_categories,
 )
+from rog_jax.training.best import read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
-from rog_jax.training.initial import load_initial
+from rog_jax.training.initial import check_conventions, load_initial, with_settings
 
 _CHECKPOINTS = "checkpoints"
 
@@ -38,11 +39,12 @@ def load(
     """The detector of a run's folder, of one of its checkpoints, or of imported weights.
 
     Args:
-        path: `runs/r50`, `runs/r50/checkpoints/90000`, or a folder of `rog_jax.tools.import_weights`.
+        path: `runs/r50`, `runs/r50/best`, `runs/r50/checkpoints/90000`, or a folder of `rog_jax.tools.import_weights`.
         step: of the checkpoint; the newest if None.
         batch_size: pictures at once.
         names: a json with the categories; by default those of training, or COCO's.
-        overrides: settings by path, such as {"test.max_detections": 100}, in place of those that training saved.
+        overrides: settings by path, such as {"test.max_detections": 100}, in place of those that training saved or the
+            weights' own project fixes.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit the overrides.
@@ -54,9 +56,12 @@ def load(
         folder, step = folder.parents[1], int(folder.name) if step is None else step
     if not folder.is_dir():
         raise CheckpointError(f"{path}: there is no such folder; give a run's --workdir, or imported weights")
-    overrides = {"test.batch_size": batch_size} | (overrides or {})
+    overrides = overrides or {}
+    # Detections beyond the limit are written for eval.py's report; who asks for a limit wants no more than that.
+    limit = {"test.written_detections": 0} if "test.max_detections" in overrides else {}
+    overrides = {"test.batch_size": batch_size} | limit | overrides
     if (folder / _CHECKPOINTS).is_dir():
-        return _trained(folder, step, names, overrides)
+        return read_best(folder, lambda best: _trained(folder, best if step is None else step, names, overrides))
     return _imported(folder, names, overrides)
 
 
@@ -71,20 +76,23 @@ def _trained(folder: Path, step: int | None, names: str | Path | None, overrides
 
 
 def _imported(folder: Path, names: str | Path | None, overrides: dict[str, Any]) -> Loaded:
-    num_classes = load_initial(folder).settings["model"].get("num_classes")
+    initial = load_initial(folder)
+    num_classes = initial.settings["model"].get("num_classes")
     if num_classes is None:
         raise CheckpointError(f"{folder} has no heads to detect with: it is there to start training from")
     config = common.get_config()
     config.init_from = str(folder)
-    config = overridden(config, overrides)
+    config = overridden(with_settings(config, initial.settings, str(folder), everything=True), overrides)
+    check_conventions(config, initial.settings, str(folder))
+    config = with_settings(config, initial.settings, str(folder))  # refuses another depth
     categories = read_categories(names) if names else categories_of_coco(num_classes)
     if categories is None:
         raise CheckpointError(
             f"{folder} has {num_classes} categories whose names are not known: give the annotations that have them "
             "(names=, or --names)"
         )
-    check_number(categories, num_classes, names or folder)
-    return Loaded(imported_model(config, num_classes), categories)
+    check_number(categories, config.model.num_classes, names or folder)
+    return Loaded(model_of_weights(config, initial), categories)
 
 
 def saved_config(saved: dict[str, Any]) -> ConfigDict:

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from rog_jax.evaluation.drawing import Objects
 from rog_jax.evaluation.paste import Rle, encode_detection_mask, paste_whole
+from rog_jax.evaluation.results import ImageDetections
+from rog_jax.inference.categories import Categories
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,24 @@ class Predictions:
     size: tuple[int, int]
     mask_probabilities: Float32[np.ndarray, "N M M"] | None
     mask_threshold: float
+
+    @classmethod
+    def of(
+        cls, found: ImageDetections, categories: Categories, size: tuple[int, int], mask_threshold: float
+    ) -> "Predictions":
+        """From detections on the picture, with what their labels mean."""
+        labels = found.labels.tolist()
+        return cls(
+            boxes=found.boxes,
+            scores=found.scores,
+            labels=found.labels,
+            names=tuple(categories.names[label] for label in labels),
+            category_ids=categories.ids[found.labels],
+            groups=tuple(categories.groups[label] for label in labels),
+            size=size,
+            mask_probabilities=found.masks,
+            mask_threshold=mask_threshold,
+        )
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -74,11 +74,13 @@ class Predictor:
         """The detector of a run (`--workdir` of train.py), of one of its checkpoints, or of imported weights.
 
         Args:
-            path: `runs/r50`, `runs/r50/checkpoints/90000`, or a folder of `rog_jax.tools.import_weights`.
+            path: `runs/r50`, `runs/r50/best`, `runs/r50/checkpoints/90000`, or a folder of
+                `rog_jax.tools.import_weights`.
             step: of the checkpoint; the newest if None.
             batch_size: pictures at once, a multiple of the number of devices, which is the default.
             names: a json with the categories; by default those of training, or COCO's.
-            overrides: settings by path, such as {"test.max_detections": 100}, in place of those of training.
+            overrides: settings by path, such as {"test.max_detections": 100}, in place of those of training or of the
+                weights' own project.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it does not fit the overrides.
@@ -206,22 +208,9 @@ class Predictor:
         detections = self._taken(detections)
         for row, (key, batch) in enumerate(examples):
             found = (None if array is None else array[row] for array in detections)
-            yield key, self._predictions(to_original(*found, batch.image_size, batch.original_size), batch)
-
-    def _predictions(self, found: Any, batch: Batch) -> Predictions:
-        ids, names, groups = self.categories
-        labels = found.labels.tolist()
-        return Predictions(
-            boxes=found.boxes,
-            scores=found.scores,
-            labels=found.labels,
-            names=tuple(names[label] for label in labels),
-            category_ids=ids[found.labels],
-            groups=tuple(groups[label] for label in labels),
-            size=tuple(batch.original_size.tolist()),
-            mask_probabilities=found.masks,
-            mask_threshold=self.config.test.mask_threshold,
-        )
+            image = to_original(*found, batch.image_size, batch.original_size)
+            size = tuple(batch.original_size.tolist())
+            yield key, Predictions.of(image, self.categories, size, self.config.test.mask_threshold)
 
 
 def _checked(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:

@@ -12,11 +12,12 @@ from rog_jax.data.images import UnreadableImage, read_annotated
 from rog_jax.data.plan import padded_shapes
 from rog_jax.data.sources import VAL
 from rog_jax.data.transforms import ExampleSettings, empty_example, make_example
-from rog_jax.evaluation.drawing import Objects, draw_comparison
+from rog_jax.evaluation.drawing import draw_comparison
 from rog_jax.evaluation.inference import local_rows
-from rog_jax.evaluation.paste import paste_whole
-from rog_jax.evaluation.pictures import FEWEST_PREDICTIONS, RAREST, choose_images, truths
-from rog_jax.evaluation.results import ImageDetections, to_original
+from rog_jax.evaluation.pictures import FEWEST_PREDICTIONS, choose_images, truths
+from rog_jax.evaluation.results import to_original
+from rog_jax.inference.categories import categories_of
+from rog_jax.inference.predictions import Predictions
 from rog_jax.inference.predictor import scores_of
 from rog_jax.training.step import make_predict_step, to_devices
 from rog_jax.training.watchers import Checkpointed
@@ -40,6 +41,7 @@ class ProgressPictures:
     def __init__(self, config: ConfigDict):
         self._data, self._test = config.data, config.test
         self._annotations = load_split(config.data, VAL)
+        self._categories = categories_of(self._annotations)
         local = config.test.batch_size // jax.process_count()
         self._images, self._shape = _of_one_shape(self._annotations, config, min(config.train.pictures, local))
         self._batch = self._local_batch(local)
@@ -78,9 +80,9 @@ class ProgressPictures:
         arrays = (None if array is None else array[row] for array in found)
         sizes = self._batch.image_size[row], self._batch.original_size[row]
         most = max(len(truth.labels), FEWEST_PREDICTIONS)
-        best = _objects(to_original(*arrays, *sizes), most, pixels.shape[:2], self._test.mask_threshold)
-        rare = frozenset(label for label, group in enumerate(annotations.frequencies) if group in RAREST)
-        return draw_comparison(pixels, truth, best, annotations.category_names, rare)
+        image, categories = to_original(*arrays, *sizes), self._categories
+        best = Predictions.of(image, categories, pixels.shape[:2], self._test.mask_threshold).best(most)
+        return draw_comparison(pixels, truth, best.objects(), categories.names, categories.rare)
 
 
 def _of_one_shape(annotations: Annotations, config: ConfigDict, count: int) -> tuple[list[int], tuple[int, int]]:
@@ -89,12 +91,3 @@ def _of_one_shape(annotations: Annotations, config: ConfigDict, count: int) -> t
     shapes = padded_shapes(annotations, everything, config.data.test_short_side, config.data)
     most = int(np.bincount(shapes).argmax())
     return choose_images(annotations, count, among=shapes == most), tuple(config.data.shapes[most])
-
-
-def _objects(found: ImageDetections, most: int, size: tuple[int, int], threshold: float) -> Objects:
-    """The best detections with their masks in the picture."""
-    boxes = found.boxes[:most]
-    masks = [None] * len(boxes)
-    if found.masks is not None:
-        masks = [paste_whole(found.masks[place], boxes[place], *size, threshold) for place in range(len(boxes))]
-    return Objects(boxes, found.labels[:most], found.scores[:most], masks)

@@ -13,11 +13,13 @@ Each line of the recipe says why. It is yours to change: configs/common.py has e
 """
 
 import argparse
-import json
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -72,13 +74,30 @@ def new_config(given: argparse.Namespace) -> Path:
     data.format = given.format
     data.train_json, data.val_json = given.annotations, given.val
     data.train_images, data.val_images = given.images, given.val_images or given.images
-    train, _ = (checked(data, split) for split in ("train", "val"))
-    masks = bool(train.has_segmentation[train.trainable].all()) and not given.boxes
-    settings = [*paths(data, given.weights), *propose(train, machine_of(given), masks, bool(given.weights))]
+    train, val = (checked(data, split) for split in ("train", "val"))
+    check_same_categories(train, val)
+    machine = machine_of(given)
+    settings = [*paths(data, given.weights), *propose(train, val, machine, bool(given.weights), boxes=given.boxes)]
     with whole_file(out) as partial:
         partial.write_text(recipe(settings, train, out), encoding="utf-8")
-        check_config(load_config(partial), machine_of(given).devices)
+        check_config(load_config(partial), machine.devices)
     return out
+
+
+def check_same_categories(train: Annotations, val: Annotations) -> None:
+    """Refuses a validation set that evaluation would not take for this training set's.
+
+    Raises:
+        NotReady: names the first difference.
+    """
+    ours, theirs = (dict(zip(one.category_ids.tolist(), one.category_names, strict=True)) for one in (train, val))
+    different = next((key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)), None)
+    if different is not None:
+        names = [f"{one.get(different, 'missing')} in {file.source}" for one, file in ((ours, train), (theirs, val))]
+        raise NotReady(
+            f"training and validation have other categories; the first that differs is {different}: "
+            f"{' and '.join(names)}. Give both files the same list of categories"
+        )
 
 
 def checked(data: ConfigDict, split: str) -> Annotations:
@@ -98,14 +117,21 @@ def checked(data: ConfigDict, split: str) -> Annotations:
 
 def machine_of(given: argparse.Namespace) -> Machine:
     """The machine that was asked for, by default this one."""
-    here = jax.devices()[0].platform
-    kind = given.device or ("gpu" if here in ("cuda", "rocm") else here)
+    platform = jax.devices()[0].platform
+    here = "gpu" if platform in ("cuda", "rocm") else platform
+    kind = given.device or here
     if kind == "cpu":
         return Machine("cpu", given.devices or 1, None)
-    is_here = given.device in (None, here)
-    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") if is_here else None
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") if kind == here else None
+    if memory and kind == "gpu":
+        memory /= preallocated_share()
     gigabytes = given.memory or (memory / 1e9 if memory else 16.0)
-    return Machine(kind, given.devices or (jax.device_count() if is_here else 1), gigabytes)
+    return Machine(kind, given.devices or (jax.device_count() if kind == here else 1), gigabytes)
+
+
+def preallocated_share() -> float:
+    """Of a GPU's memory, that JAX takes, and says is all that there is."""
+    return float(os.getenv("XLA_CLIENT_MEM_FRACTION") or os.getenv("XLA_PYTHON_CLIENT_MEM_FRACTION") or 0.75)
 
 
 def paths(data: ConfigDict, weights: str | None) -> list[Setting]:
@@ -119,19 +145,33 @@ def recipe(settings: list[Setting], train: Annotations, out: Path) -> str:
     """The text of the recipe."""
     counts = "\n".join(f"    {line}" for line in summary(train))
     title = f"{Path(train.source).name}: {train.num_classes} categories, {train.num_images} training images."
-    lines = [HEAD.format(title=title, out=out, workdir=f"runs/{out.stem}", counts=counts)]
+    places = {"out": shlex.quote(str(out)), "workdir": f"runs/{out.stem}"}
+    texts = {"title": title, "counts": counts} | places
+    lines = [HEAD.format(**{name: in_docstring(text) for name, text in texts.items()})]
     section = None
     order = list(common.get_config())
     for path, value, reason in sorted(settings, key=lambda setting: order.index(setting.path.partition(".")[0])):
         if path.partition(".")[0] != section:
             section = path.partition(".")[0]
             lines.append("")
-        line = f"    config.{path} = {json.dumps(value) if isinstance(value, str) else repr(value)}"
+        line = f"    config.{path} = {literal(value)}"
         if reason and len(line) + len(reason) + 4 > WIDTH:
             lines.append(f"    # {reason[0].upper()}{reason[1:]}.")
             reason = ""
         lines.append(line + (f"  # {reason}" if reason else ""))
     return "\n".join([lines[0].rstrip("\n"), *lines[1:], "    return config", ""])
+
+
+def literal(value: Any) -> str:
+    """Python's way to write a value, texts in double quotes where they hold none."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if isinstance(value, str) and '"' not in value else text
+
+
+def in_docstring(text: str) -> str:
+    """Text that Python reads back as it is from between triple quotes, also where UTF-8 cannot write it."""
+    escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return escaped.encode("utf-8", "backslashreplace").decode()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = new_config(given)
     except (ValueError, OSError) as error:
         sys.exit(f"new_config: {error}")
-    print(f"{out}: look through it, then\n  python train.py --config {out} --workdir runs/{out.stem}")
+    print(f"{out}: look through it, then\n  python train.py --config {shlex.quote(str(out))} --workdir runs/{out.stem}")
 
 
 if __name__ == "__main__":

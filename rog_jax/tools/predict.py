@@ -43,6 +43,8 @@ from rog_jax.training.storage import check_writable, whole_file
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+DRAWINGS, DRAWN = "pictures", ".jpg"
+"""Folder in DIR, and what its files' names have after the picture's own."""
 _JPEG_QUALITY = 92
 
 
@@ -50,12 +52,12 @@ class NoPictures(ValueError):
     """There is nothing to run the detector on."""
 
 
-def find_pictures(paths: Sequence[str | Path], leave_out: str | Path | None = None) -> dict[Path, Path]:
+def find_pictures(paths: Sequence[str | Path], out: str | Path | None = None) -> dict[Path, Path]:
     """Each picture file with the path that it has below what was asked for, under that one's name if several were.
 
     Args:
         paths: files and folders.
-        leave_out: folder whose files are not looked at: what an earlier call has drawn.
+        out: of this tool, whose drawings of an earlier call are not looked at.
 
     Raises:
         NoPictures: a path does not exist, a folder holds no picture, or two pictures would have the same name.
@@ -64,7 +66,7 @@ def find_pictures(paths: Sequence[str | Path], leave_out: str | Path | None = No
     for path in map(Path, paths):
         if not path.exists():
             raise NoPictures(f"{path}: there is no such file or folder")
-        inside = [path] if path.is_file() else _pictures_below(path, leave_out)
+        inside = [path] if path.is_file() else _pictures_below(path, out)
         below = Path(path.resolve().name) if len(paths) > 1 and path.is_dir() else Path()
         found |= {file: below / (file.name if file == path else file.relative_to(path)) for file in inside}
     names = Counter(found.values())
@@ -74,13 +76,18 @@ def find_pictures(paths: Sequence[str | Path], leave_out: str | Path | None = No
     return found
 
 
-def _pictures_below(folder: Path, leave_out: str | Path | None) -> list[Path]:
-    drawn = None if leave_out is None else Path(leave_out).resolve()
+def _pictures_below(folder: Path, out: str | Path | None) -> list[Path]:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-    files = [file for file in files if drawn is None or drawn not in file.resolve().parents]
+    files = [file for file in files if out is None or not _is_drawn(file, Path(out))]
     if not files:
         raise NoPictures(f"{folder} holds no picture ({', '.join(ENDINGS)})")
     return files
+
+
+def _is_drawn(file: Path, out: Path) -> bool:
+    """Whether `_draw` wrote it; another picture in such a folder is the user's own."""
+    has_two_endings = file.suffix == DRAWN and Path(file.stem).suffix.lower() in ENDINGS
+    return has_two_endings and (out / DRAWINGS).resolve() in file.resolve().parents
 
 
 def predict(
@@ -121,7 +128,7 @@ def predict(
             )
             results.write(path, found)
             if top:
-                _draw(predictor, path, found, out / "pictures" / pictures[path], top, least_score)
+                _draw(predictor, path, found, out / DRAWINGS / pictures[path], top, least_score)
             done += 1
         records.finish()
     results.join()
@@ -145,7 +152,7 @@ def _draw(predictor: Predictor, path: Path, found: Predictions, target: Path, to
     picture, _ = read_picture(path, lambda size: size)
     drawn = predictor.draw(picture, found, top, least_score)
     _, data = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    with whole_file(target.with_name(target.name + ".jpg")) as partial:
+    with whole_file(target.with_name(target.name + DRAWN)) as partial:
         partial.write_bytes(data.tobytes())
 
 
@@ -190,7 +197,7 @@ def _image_ids(annotations: Path, pictures: Iterable[Path]) -> dict[Path, int]:
     """The ids of the pictures that the annotations know, by as much of their path as the annotations give.
 
     Raises:
-        DataError: they cannot be read, know none, or two images as well as each other.
+        DataError: they cannot be read, know none, or two images as well as each other, or one as two pictures.
     """
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
@@ -208,6 +215,14 @@ def _image_ids(annotations: Path, pictures: Iterable[Path]) -> dict[Path, int]:
     if not found:
         first = next(iter(known), "missing")
         raise DataError(f"{annotations} knows none of the pictures by name: its first is {first}")
+    by_id: dict[int, Path] = {}
+    for path, number in found.items():
+        other = by_id.setdefault(number, path)
+        if other != path:
+            raise DataError(
+                f"{annotations} has one image, {number}, for {other} and {path}: give one of these pictures only, or "
+                "annotations with folders in their file names"
+            )
     return found
 
 
@@ -242,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runtime.start()
     try:
         overrides = overrides_of(options)
-        pictures = find_pictures(options.pictures, leave_out=options.out)
+        pictures = find_pictures(options.pictures, options.out)
         predictor = Predictor.from_checkpoint(
             options.checkpoint,
             step=options.step,

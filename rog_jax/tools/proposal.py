@@ -15,6 +15,8 @@ LVIS_SHORT, LVIS_LONG = 800, 1333
 """Sides of the published recipe, pixels."""
 CPU_SHORT = 144
 """The short side that two cores train on, pixels: a step of eight such images takes about a second."""
+SHORTEST = 64
+"""The least short side, pixels: one cell of the FPN's coarsest level."""
 ENLARGED = 5 / 3
 """Most that images are enlarged: COCO's, of 480 pixels, to the published 800."""
 GIGABYTES_AN_IMAGE = 2.0
@@ -57,14 +59,17 @@ class Setting(NamedTuple):
     reason: str
 
 
-def propose(train: Annotations, machine: Machine, masks: bool, weights: bool) -> list[Setting]:
+def propose(
+    train: Annotations, val: Annotations, machine: Machine, weights: bool, *, boxes: bool = False
+) -> list[Setting]:
     """The settings in which a recipe for the data differs from configs/common.py, in the order of that file.
 
     Args:
         train: the training images.
+        val: those of validation, of the same categories.
         machine: that it is for.
-        masks: whether every object has one.
         weights: whether the run starts from imported weights.
+        boxes: no masks, whether there are any or not.
 
     Raises:
         ValueError: there is nothing to train on.
@@ -72,26 +77,27 @@ def propose(train: Annotations, machine: Machine, masks: bool, weights: bool) ->
     if not train.trainable.any():
         raise ValueError(f"{train.source}: no object can be trained on")
     small = machine.kind == "cpu"
-    sizes = _sizes(train, small)
+    sizes = _sizes(train, val, small)
     batch = batch_size(machine, sizes[0].value)
     parts = [
         sizes,
         _objects(train),
         [Setting("data.workers", 0, "a thread reads ahead: few cores have none to spare")] if small else [],
         _sampling(train),
-        [] if masks else [Setting("model.masks", False, "some objects have no mask: Faster R-CNN, boxes alone")],
+        _masks(train, val, boxes),
         _small_network(weights) if small else _network(weights),
         _schedule(train, batch, small, mean_factor(train)),
     ]
     return [setting for part in parts for setting in part]
 
 
-def _sizes(train: Annotations, small: bool) -> list[Setting]:
+def _sizes(train: Annotations, val: Annotations, small: bool) -> list[Setting]:
     """Padded shapes and sides, from the images' own."""
-    sizes = train.image_sizes.astype(np.int64)
-    median = int(np.median(sizes.min(axis=1)))
+    median = int(np.median(train.image_sizes.min(axis=1)))
+    sizes = np.concatenate([train.image_sizes, val.image_sizes]).astype(np.int64)
     limit = CPU_SHORT if small else LVIS_SHORT
-    short = min(limit, max(64, _nearest(median * ENLARGED, 16)))
+    enlarged = _nearest(median * ENLARGED, 16)
+    short = min(limit, max(SHORTEST, enlarged))
     longest = float(np.max(sizes.max(axis=1) / sizes.min(axis=1)))
     long = max(short, min(round(short * LVIS_LONG / LVIS_SHORT), math.ceil(short * longest)))
     if long % 32 <= 8 and long - long % 32 >= short:
@@ -99,7 +105,9 @@ def _sizes(train: Annotations, small: bool) -> list[Setting]:
     jitter = tuple(dict.fromkeys(_nearest(short * share, 8) for share in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0)))
     shapes = _shapes(sizes, short, long)
     cause = "what two cores can train on" if short == limit and small else "the published recipe's"
-    if short < limit:
+    if enlarged < SHORTEST:
+        cause = f"the least that is proposed: {ENLARGED:.2g} times the median {median} would be less"
+    elif short < limit:
         cause = f"{ENLARGED:.2g} times the median {median}: more would only enlarge"
     return [
         Setting("data.shapes", shapes, f"padded (height, width) that hold all images at these sides: {_turns(sizes)}"),
@@ -152,6 +160,19 @@ def _sampling(train: Annotations) -> list[Setting]:
     ]
 
 
+def _masks(train: Annotations, val: Annotations, boxes: bool) -> list[Setting]:
+    if boxes:
+        return [Setting("model.masks", False, "Faster R-CNN, boxes alone, as it was asked for")]
+    lacking = [name for name, one in (("training", train), ("validation", val)) if not _all_have_masks(one)]
+    if not lacking:
+        return []
+    return [Setting("model.masks", False, f"some {lacking[0]} objects have no mask: Faster R-CNN, boxes alone")]
+
+
+def _all_have_masks(annotations: Annotations) -> bool:
+    return bool(annotations.has_segmentation[annotations.trainable].all())
+
+
 def batch_size(machine: Machine, shapes: tuple[tuple[int, int], ...]) -> int:
     """Images a step over all devices: the published 16, if the memory allows and the devices divide it."""
     if machine.gigabytes is None:
@@ -201,12 +222,16 @@ def _small_network(weights: bool) -> list[Setting]:
 def _schedule(train: Annotations, batch: int, small: bool, factor: float) -> list[Setting]:
     images = max(1, round(factor * np.sum(np.diff(train.offsets) > 0)))
     if small:
-        epochs = min(MANY_EPOCHS, max(1, round(CPU_STEPS * batch / images)))
+        wanted = round(CPU_STEPS * batch / images)
+        epochs = min(MANY_EPOCHS, max(1, wanted))
         reason = f"about {CPU_STEPS} steps, an hour on two cores"
+        if wanted != epochs:
+            reason = "one pass" if epochs == 1 else "more passes over so few images show nothing new"
     else:
         epochs = min(MANY_EPOCHS, max(PUBLISHED_EPOCHS, math.ceil(FEWEST_SHOWN / images)))
         reason = "the published" if epochs == PUBLISHED_EPOCHS else f"so few images need more than {PUBLISHED_EPOCHS}"
     steps = max(1, images // batch) * epochs
+    every = max(50, min(5000, steps // 10))
     return [
         *(
             [Setting("optim.lr_batch_size", 8, "steps are larger than the published for so short a run")]
@@ -217,7 +242,7 @@ def _schedule(train: Annotations, batch: int, small: bool, factor: float) -> lis
         *([Setting("optim.warmup_steps", 200, "shorter than the published 500")] if small else []),
         Setting("train.batch_size", batch, "images of all devices; the learning rate follows"),
         Setting("train.epochs", epochs, f"{reason}: {images} images an epoch, {steps} steps at the least"),
-        Setting("train.checkpoint_every", max(50, min(5000, steps // 10)), "steps, a tenth of the run"),
+        Setting("train.checkpoint_every", every, "steps" + (", a tenth of the run" if every == steps // 10 else "")),
         Setting("test.batch_size", batch, "images of all devices"),
     ]
 

@@ -5,29 +5,18 @@ import numpy as np
 import pytest
 
 from rog_jax.data import ClassStatistics, load_split
-from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.loop import describe_run, with_num_classes
 from rog_jax.training.optimizer import create_optimizer
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
-from tests.tiny import tiny_config
-
-SETTINGS = SyntheticSettings(
-    train_images=40, val_images=12, num_categories=6, height=64, width=64, object_size=(16, 32), val_instances=3
-)
-SHAPES = ((64, 64), (64, 96))
+from tests.tiny import config_of_a_set
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """Its folder, its config, and the folder of the pictures, some of them wide."""
-    folder = tmp_path_factory.mktemp("pictures")
-    paths = make_dataset(folder, SETTINGS)
-    config = tiny_config()
-    config.model.num_classes = 0
-    config.data.shapes, config.data.max_long_side = SHAPES, 96
-    config.data.train_json, config.data.val_json = str(paths["train_json"]), str(paths["val_json"])
-    config.data.train_images = config.data.val_images = str(paths["images"])
+    """Its folder, its config, and the paths of its set."""
+    config, paths = config_of_a_set(tmp_path_factory.mktemp("pictures"))
+    config.test.written_detections = config.test.max_detections + 5
     annotations = load_split(config.data, "train")
     definition = ModelDefinition(with_num_classes(config, annotations), ClassStatistics.of(annotations))
     # Untrained scores hardly differ: larger weights make some boxes sure and others not.

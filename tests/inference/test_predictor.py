@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import cv2
 import jax
@@ -14,9 +15,10 @@ from rog_jax.data import DataError, load_lvis
 from rog_jax.data.images import UnreadableImage
 from rog_jax.data.transforms import ExampleSettings, make_example
 from rog_jax.evaluation.run import evaluate_run
+from rog_jax.training.best import held, keep_if_best
 from rog_jax.training.checkpoint import CheckpointError
-from rog_jax.training.initial import InitialWeights, save_initial
-from tests.inference.conftest import SHAPES
+from rog_jax.training.initial import InitialWeights, load_initial, save_initial
+from tests.tiny import SHAPES
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +160,42 @@ def test_wrong_pictures(predictor, picture):
         predictor(picture)
 
 
-def test_a_checkpoint_by_its_path_and_overrides(run, random_pictures):
+def test_a_checkpoint_by_its_path_and_overrides(run, predictor, random_pictures):
     few = Predictor.from_checkpoint(run[0] / "checkpoints" / "0", overrides={"test.max_detections": 3})
-    assert all(len(one) <= 3 for one in few(random_pictures[:4]))
+    assert max(map(len, few(random_pictures[:4]))) == 3  # though the run writes more than its own limit
+    assert max(map(len, predictor(random_pictures[:8]))) == run[1].test.written_detections
+
+
+def test_the_best_checkpoint_by_its_path(run, predictor, random_pictures, tmp_path):
+    shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")
+    with held(tmp_path, 0) as copy:
+        assert keep_if_best(tmp_path, copy, "AP", 0.5, {})
+    best = Predictor.from_checkpoint(tmp_path / "best")
+    np.testing.assert_array_equal(best(random_pictures[7]).boxes, predictor(random_pictures[7]).boxes)
+
+
+def test_overrides_win_over_the_settings_of_imported_weights(run, random_pictures, tmp_path):
+    initial = load_initial(run[0])
+    settings = initial.settings | {"test": {"max_detections": 50, "nms_iou": 0.5}}
+    settings["model"] |= {"num_classes": 6}
+    save_initial(tmp_path / "weights", initial._replace(settings=settings))
+    names = run[2]["train_json"]
+    sizes = {"data.shapes": SHAPES, "data.test_short_side": 64, "data.max_long_side": 96}
+
+    def load(**overrides):
+        given = sizes | {name.replace("__", "."): value for name, value in overrides.items()}
+        return Predictor.from_checkpoint(tmp_path / "weights", names=names, overrides=given)
+
+    assert load().config.test.max_detections == 50
+    few = load(test__max_detections=3)
+    assert (few.config.test.max_detections, few.config.test.nms_iou, few.config.data.shapes) == (3, 0.5, SHAPES)
+    assert max(map(len, few(random_pictures[:4]))) == 3
+    with pytest.raises(CheckpointError, match=r"config\.rpn\.anchor_scale"):
+        load(rpn__anchor_scale=3.0)
+    with pytest.raises(CheckpointError, match="holds a ResNet-18"):
+        load(model__depth=34)
+    with pytest.raises(DataError, match="6 categories, and the detector 5"):
+        load(model__num_classes=5)
 
 
 def test_wrong_checkpoints(run, tmp_path):

@@ -75,7 +75,10 @@ def test_pictures_are_found_once_and_not_among_the_drawn(tmp_path):
     assert set(map(str, predict.find_pictures([tmp_path / "a"]).values())) == names
     both = predict.find_pictures([tmp_path / "a", tmp_path / "b"])
     assert set(map(str, both.values())) == {"a/1.jpg", "a/deep/2.PNG", "b/1.jpg"}
-    assert len(predict.find_pictures([tmp_path], leave_out=tmp_path / "out")) == 3
+    assert len(predict.find_pictures([tmp_path], tmp_path / "out")) == 3
+    assert len(predict.find_pictures([tmp_path / "a"], tmp_path)) == 2  # --out . leaves out its drawings alone
+    (tmp_path / "out" / "pictures" / "own.jpg").touch()
+    assert len(predict.find_pictures([tmp_path], tmp_path / "out")) == 4
     with pytest.raises(predict.NoPictures, match="another picture has the same name"):
         predict.find_pictures([tmp_path / "a" / "1.jpg", tmp_path / "b" / "1.jpg"])
 
@@ -90,6 +93,8 @@ def test_image_ids_by_as_much_of_the_path_as_there_is(tmp_path):
         predict._image_ids(path, [tmp_path / "1.jpg"])
     with pytest.raises(DataError, match="knows none"):
         predict._image_ids(path, [tmp_path / "7.jpg"])
+    with pytest.raises(DataError, match=r"one image, 3, for .*x/2\.jpg and .*y/2\.jpg"):
+        predict._image_ids(path, [tmp_path / "x" / "2.jpg", tmp_path / "y" / "2.jpg"])
 
 
 def test_a_loss_of_the_user_s_own(run, tmp_path):  # noqa: F811

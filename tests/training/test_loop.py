@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from rog_jax.data import DataError
-from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
 from rog_jax.tools.trace_file import read_trace
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
@@ -25,25 +24,14 @@ from rog_jax.training.preemption import Preemption
 from rog_jax.training.profile import ProfileRequest
 from rog_jax.training.storage import StorageError
 from tests import faults
-from tests.tiny import tiny_config
-
-SETTINGS = SyntheticSettings(
-    train_images=40, val_images=12, num_categories=6, height=64, width=64, object_size=(16, 32), val_instances=3
-)
+from tests.tiny import config_of_a_set
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """The tiny detector on a procedural set with two padded shapes."""
-    folder = tmp_path_factory.mktemp("set")
-    paths = make_dataset(folder, SETTINGS)
-    config = tiny_config()
-    config.model.num_classes = 0
+    config, paths = config_of_a_set(tmp_path_factory.mktemp("set"))
     config.train.gradient_sums = True
-    config.data.shapes = ((64, 64), (64, 96))
-    config.data.max_long_side = 96
-    config.data.train_json, config.data.val_json = str(paths["train_json"]), str(paths["val_json"])
-    config.data.train_images = config.data.val_images = str(paths["images"])
     _turn_some_wide(paths["train_json"])
     return config
 
@@ -205,6 +193,7 @@ def test_log_and_config_are_written(finished):
     assert wanted <= lines[0].keys()
     about = json.loads((workdir / "config.json").read_text())
     assert about["config"]["model"]["num_classes"] == 6
+    assert about["steps"] == lines[-1]["step"]
     assert list(workdir.glob("tensorboard/*"))
 
 

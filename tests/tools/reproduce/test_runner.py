@@ -309,6 +309,7 @@ def test_an_unrelated_broken_record_does_not_end_the_queue(places, programs, cap
     assert (places.out / "table3.md").is_file()
     assert not (places.out / "table1.md").exists()
     assert "no page of table1" in capsys.readouterr().err
+    assert [path.name for path in places.work.iterdir()] == ["quick"]
 
 
 def negatives(annotations: Annotations, image: int) -> set[int]:

@@ -57,6 +57,7 @@ def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(places):
         lines = lines_of(places, "headline")
         value = 100 * (0.3 + 0.1 - abs(best - float(row)) / 10)
         assert any(line.startswith(f"| CE + NorCal (γ = {row}) | {value:.1f} |") for line in lines)
+    assert any("on the very validation images that are reported" in line for line in lines)
 
 
 def test_table3_has_each_number_of_detections(places):

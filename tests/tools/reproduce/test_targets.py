@@ -4,9 +4,10 @@ import pytest
 
 from configs import ccp_r18, common, lvis_r50, mini_lvis
 from rog_jax.models.recipe import with_recipe
+from rog_jax.tools.reproduce.places import ROOT
 from rog_jax.tools.reproduce.runner import recipe_of
 from rog_jax.tools.reproduce.runs import CAPS
-from rog_jax.tools.reproduce.sets import OPENIMAGES_SETTINGS, QUICK_SETTINGS
+from rog_jax.tools.reproduce.sets import OPENIMAGES_SETTINGS, QUICK_SETTINGS, data_settings, start_settings
 from rog_jax.tools.reproduce.status import RECIPE_EPOCHS
 from rog_jax.tools.reproduce.targets import TARGETS
 from rog_jax.training.config import check_config
@@ -60,6 +61,20 @@ def test_variants_that_make_no_sense_are_named(recipe):
         recipe.get_config("3x,rfs")
     with pytest.raises(ValueError, match="random and rfs contradict"):
         recipe.get_config("random,rfs")
+
+
+def test_the_recipe_by_hand_finds_what_the_runner_makes(places):
+    for folder in ("data/drawn", "data/backbone", "backbones/resnet18"):
+        (places.work / folder).mkdir(parents=True)
+        (places.work / folder / "val.json").touch()  # as if it were finished
+    made = data_settings("drawn", places) | start_settings("drawn", 18, places)
+    config, backbone = mini_lvis.get_config(), mini_lvis.get_config("backbone")
+    default = ROOT / "runs" / "reproduce"
+    assert ROOT / config.data.root == default / made["data.root"].relative_to(places.work)
+    assert ROOT / config.init_from == default / made["init_from"].relative_to(places.work)
+    made = data_settings("backbone", places)
+    assert ROOT / backbone.data.root == default / made["data.root"].relative_to(places.work)
+    assert not backbone.init_from
 
 
 def test_the_recipe_is_what_the_runner_takes_it_for():
