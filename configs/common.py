@@ -293,8 +293,8 @@ def _test() -> ConfigDict:
     test.norcal.gamma = 0.0  # scores of a softmax divided by (training images)^gamma; 0 is none
     test.norcal.variant = "exps"  # exps | probs | logits: what is divided
     test.norcal.renormalise = True  # divided by their sum with the background's
-    # By which the best checkpoint is kept: auto (AP, of masks if there are any; AP50 for OpenImages) | a name in
-    # metrics.json, such as APr, fixed/AP, bbox/AP | empty: none is kept.
+    # By which the best checkpoint is kept: auto (AP, of masks if there are any; AP50 for OpenImages) | an AP or
+    # AR of metrics.json, such as APr, fixed/AP, bbox/AP | empty: none is kept.
     test.best_figure = "auto"
     test.pictures = 12  # images drawn beside their truth
     test.report = True  # where objects are lost: diagnosis.json and report.html (LVIS and COCO)
