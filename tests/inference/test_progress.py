@@ -132,6 +132,23 @@ def test_weights_and_biases_gets_the_same_and_goes_on_with_its_run(run, tmp_path
     assert (runs[0].given["id"], runs[1].given["id"]) == (None, "abc")
 
 
+def test_an_error_of_weights_and_biases_does_not_end_training(caplog):
+    broken = FakeRun(id=None)
+
+    def log(values, step):
+        broken.logged.append(step)
+        raise ConnectionError("no route")
+
+    broken.log = log
+    mirror = wandb_mirror.WandbMirror(types.SimpleNamespace(Image=lambda pixels: pixels), broken)
+    for step in (1, 2):
+        mirror.scalars(step, {"train/loss": 1.5})
+        mirror.picture(step, "pictures/1", np.zeros((5, 6, 3), np.uint8))
+    mirror.close()
+    assert broken.logged == [1]
+    assert caplog.text.count("nothing more of this run: ConnectionError: no route") == 1
+
+
 def test_weights_and_biases_is_asked_for_by_name(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="pip install wandb"):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -161,6 +162,26 @@ def test_training_renames_before_it_deletes(tmp_path, monkeypatch):
     assert Checkpoints(tmp_path, read_only=True).latest() == 2
     assert Checkpoints(tmp_path).latest() == 2
     assert not (tmp_path / "checkpoints" / "deleted").exists()
+
+
+def test_training_goes_on_while_a_checkpoint_is_removed(tmp_path, monkeypatch):
+    begun, goes = threading.Event(), threading.Event()
+
+    def rmtree(path, *args, inner=shutil.rmtree, **kwargs):
+        begun.set()
+        assert goes.wait(60)
+        inner(path, *args, **kwargs)
+
+    checkpoints = train_to(tmp_path, [1])
+    checkpoints.save(state_of(2), {"step": 2})
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    while not begun.wait(0.01):
+        checkpoints.check()
+    checkpoints.check()  # as at each step
+    assert (tmp_path / "checkpoints" / "deleted" / "1").exists()
+    goes.set()
+    checkpoints.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
 class Killed(BaseException):
