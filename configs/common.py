@@ -260,7 +260,9 @@ def _train() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 5000  # steps
     train.keep_checkpoints = 2
-    train.pictures = 0  # images of config.data.val_* whose detections TensorBoard shows at each checkpoint
+    # Images of config.data.val_* whose detections TensorBoard shows at each checkpoint; at most a host's part of
+    # test.batch_size.
+    train.pictures = 0
     # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many (since
     # the program was started) the run stops. 0 stops at the first.
     train.max_skipped_steps = 0

@@ -18,6 +18,8 @@ from rog_jax.evaluation.paste import paste_whole
 from rog_jax.evaluation.pictures import FEWEST_PREDICTIONS, RAREST, choose_images, truths
 from rog_jax.evaluation.results import ImageDetections, to_original
 from rog_jax.inference.predictor import scores_of
+from rog_jax.training.config import check_config
+from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 from rog_jax.training.watchers import Checkpointed
 
@@ -35,12 +37,20 @@ class ProgressPictures:
 
     Raises:
         DataError: the validation data is not what the config says.
+        ValueError: a setting has no meaning.
     """
 
     def __init__(self, config: ConfigDict):
+        check_config(config, data_mesh().size)
         self._data, self._test = config.data, config.test
         self._annotations = load_split(config.data, VAL)
         local = config.test.batch_size // jax.process_count()
+        if config.train.pictures > local:
+            logger.warning(
+                "config.train.pictures=%d: only %d images are shown, those of config.test.batch_size=%d on the first "
+                "host of %d",
+                *(config.train.pictures, local, config.test.batch_size, jax.process_count()),
+            )
         self._images, self._shape = _of_one_shape(self._annotations, config, min(config.train.pictures, local))
         self._batch = self._local_batch(local)
         self._predict = None

@@ -88,6 +88,17 @@ def test_pictures_are_of_the_same_images_with_the_predictor_s_detections(run, ch
             assert (mask != other).mean() < 0.01
 
 
+def test_more_pictures_than_a_batch_are_cut_with_a_warning_and_a_wrong_batch_is_refused(run, caplog, monkeypatch):
+    config = run[1].copy_and_resolve_references()
+    config.train.pictures = 20
+    ProgressPictures(config)
+    assert "config.train.pictures=20: only 8 images are shown" in caplog.text
+    config.test.batch_size = 1
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"config\.test\.batch_size=1 .* must be a multiple"):
+        ProgressPictures(config)
+
+
 def test_hosts_without_a_board_are_silent(run, checkpointed, tmp_path):
     config = run[1].copy_and_resolve_references()
     config.train.pictures = 2
