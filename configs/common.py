@@ -260,7 +260,9 @@ def _train() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 5000  # steps
     train.keep_checkpoints = 2
-    train.pictures = 0  # images of config.data.val_* whose detections TensorBoard shows at each checkpoint
+    # Images of config.data.val_* whose detections TensorBoard shows at each checkpoint; at most a host's part of
+    # test.batch_size.
+    train.pictures = 0
     # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many (since
     # the program was started) the run stops. 0 stops at the first.
     train.max_skipped_steps = 0
@@ -293,8 +295,8 @@ def _test() -> ConfigDict:
     test.norcal.gamma = 0.0  # scores of a softmax divided by (training images)^gamma; 0 is none
     test.norcal.variant = "exps"  # exps | probs | logits: what is divided
     test.norcal.renormalise = True  # divided by their sum with the background's
-    # By which the best checkpoint is kept: auto (AP, of masks if there are any; AP50 for OpenImages) | a name in
-    # metrics.json, such as APr, fixed/AP, bbox/AP | empty: none is kept.
+    # By which the best checkpoint is kept: auto (AP, of masks if there are any; AP50 for OpenImages) | an AP or
+    # AR of metrics.json, such as APr, fixed/AP, bbox/AP | empty: none is kept.
     test.best_figure = "auto"
     test.pictures = 12  # images drawn beside their truth
     test.report = True  # where objects are lost: diagnosis.json and report.html (LVIS and COCO)

@@ -29,7 +29,7 @@ def _run(module: str) -> None:
 
 
 def with_installed_recipes(arguments: list[str]) -> list[str]:
-    """Arguments in which `configs/NAME.py`, where this folder has no such file, is the installed recipe."""
+    """Arguments in which `configs/NAME.py`, where this folder has no such file, is the installed recipe; it says so."""
     import configs
 
     installed = Path(configs.__file__).parent
@@ -38,7 +38,9 @@ def with_installed_recipes(arguments: list[str]) -> list[str]:
         flag, equals, path = text.rpartition("=")
         file, colon, variant = path.partition(":")
         recipe = installed / Path(file).name
-        is_missing = Path(file).parent.name == "configs" and not Path(file).exists() and recipe.is_file()
-        return f"{flag}{equals}{recipe}{colon}{variant}" if is_missing else text
+        if Path(file).parent != Path("configs") or Path(file).exists() or not recipe.is_file():
+            return text
+        print(f"{file} is not in this folder: the installed {recipe} is taken", file=sys.stderr)
+        return f"{flag}{equals}{recipe}{colon}{variant}"
 
     return [found(text) for text in arguments]

@@ -34,7 +34,7 @@ def test_wrong_flags_are_named():
     assert "Unknown command line flag 'workdirr'" in done.stderr
 
 
-def test_recipes_that_pip_installed(tmp_path, monkeypatch):
+def test_recipes_that_pip_installed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recipe = str(ROOT / "configs" / "lvis_r50.py")
     given = [
@@ -43,9 +43,13 @@ def test_recipes_that_pip_installed(tmp_path, monkeypatch):
         "--config=configs/lvis_r50.py",
         "--workdir",
         "configs/gone.py",
+        "--config=elsewhere/configs/lvis_r50.py",
+        f"--config={tmp_path}/configs/lvis_r50.py",
     ]
-    found = ["--config", f"{recipe}:2x,random", f"--config={recipe}", "--workdir", "configs/gone.py"]
+    found = ["--config", f"{recipe}:2x,random", f"--config={recipe}", *given[3:]]
     assert with_installed_recipes(given) == found
+    said = f"configs/lvis_r50.py is not in this folder: the installed {recipe} is taken\n"
+    assert capsys.readouterr().err == 2 * said
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "lvis_r50.py").touch()
     assert with_installed_recipes(given) == given

@@ -35,11 +35,24 @@ HOSTS = runtime.define_host_flags()
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {argv[1:]}")
-    if STEP.value is not None and CHECKPOINT.value is not None:
-        raise app.UsageError(f"--step={STEP.value} and --checkpoint={CHECKPOINT.value}: give one of them")
+    check_flags()
     runtime.start(HOSTS)
     with runtime.ends_all_hosts():
         run()
+
+
+def check_flags() -> None:
+    """Refuses flags that would have no effect beside the others."""
+    if STEP.present and CHECKPOINT.present:
+        raise app.UsageError(f"--step={STEP.value} and --checkpoint={CHECKPOINT.value}: give one of them")
+    for flag in (STEP, CHECKPOINT):
+        if RESULTS.present and flag.present:
+            raise app.UsageError(f"--{flag.name}={flag.value} chooses a checkpoint, and --results evaluates none")
+    for flag in (CAPS, GAMMAS, AGAINST):
+        if flag.present and not SWEEP.value:
+            raise app.UsageError(f"--{flag.name} has no meaning without --sweep")
+    if RESULTS.present and GAMMAS.present:
+        raise app.UsageError("--sweep_gammas needs the detector's scores: leave it or --results out")
 
 
 def run() -> None:

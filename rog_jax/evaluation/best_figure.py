@@ -1,92 +1,124 @@
 """Which figure of an evaluation says how good a checkpoint is, and the keeping of the best one."""
 
 import contextlib
+import functools
+import hashlib
+import json
 import logging
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from rog_jax.data import Annotations
 from rog_jax.evaluation.evaluated_model import EvaluatedModel
+from rog_jax.evaluation.figures import Protocol, figure_names
 from rog_jax.training.best import held, keep_if_best
 
 logger = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = ("batch_size", "best_figure", "evaluator", "figures", "pictures", "report", "written_detections")
 """Settings of `config.test` that change no figure; with other values of the others, figures are not compared."""
+DATA = ("test_short_side", "max_long_side", "shapes")
+OPENIMAGES_FILES = ("hierarchy_json", "val_labels_csv")
+"""Settings of `config.data`, and files of `config.data.openimages`, that change figures besides the annotations."""
 
 
-def chosen_figure(metrics: Mapping[str, Any], name: str) -> tuple[str, float]:
-    """The figure that `config.test.best_figure` names.
+def figure_path(name: str, protocol: Protocol, masks: bool) -> str:
+    """Where the figure that `config.test.best_figure` names stands in the metrics, such as "segm/fixed/AP".
 
     Args:
-        metrics: of an evaluation, by kind.
-        name: "auto", AP, or where there is none (OpenImages) AP50; or as in metrics.json, such as "APr" or "fixed/AP":
-            of masks, where there are any, or else of boxes; or with the kind, "bbox/APr".
-
-    Returns:
-        Its full name and its value, NaN where it is not defined.
+        name: "auto", AP, or where there is none (OpenImages) AP50; or a name of metrics.json, such as "APr" or
+            "fixed/AP": of masks, where there are any, or else of boxes; or with the kind, "bbox/APr".
+        protocol: of the evaluation.
+        masks: whether the detector has any.
 
     Raises:
-        KeyError: there is no such figure.
+        ValueError: the evaluation has no such figure; says which it has.
     """
-    kind = "segm" if "segm" in metrics else "bbox"
-    if name == "auto":
-        name = "AP" if "AP" in metrics[kind] else "AP50"
-    path = name if name.split("/")[0] in metrics else f"{kind}/{name}"
-    found: Any = metrics
-    for key in path.split("/"):
-        found = found[key] if isinstance(found, Mapping) else {}[key]
-    if not isinstance(found, float | int):
-        raise KeyError(path)
-    return path, float(found)
+    kinds = ("bbox", "segm") if masks and protocol.name != "openimages" else ("bbox",)
+    known = {kind: figure_names(protocol, kind) for kind in kinds}
+    figure = ("AP50" if protocol.name == "openimages" else "AP") if name == "auto" else name
+    path = figure if figure.split("/")[0] in kinds else f"{kinds[-1]}/{figure}"
+    kind, _, figure = path.partition("/")
+    if figure not in known[kind]:
+        raise ValueError(
+            f"config.test.best_figure={name!r} is no figure of this evaluation; choose auto, one of "
+            f"{', '.join(known[kinds[-1]])}, or one with {' or '.join(f'{kind}/' for kind in kinds)} before it; empty "
+            "keeps no checkpoint"
+        )
+    return path
+
+
+def measured_how(config: ConfigDict, protocol: Protocol, annotations: Annotations) -> dict[str, Any]:
+    """What a figure depends on besides the weights, as a json object that is the same on another machine.
+
+    Args:
+        config: of the evaluated model.
+        protocol: of the evaluation.
+        annotations: that it is evaluated on.
+    """
+    data, test = json.loads(config.data.to_json()), json.loads(config.test.to_json())
+    digest = hashlib.sha256()
+    for ids in (annotations.image_ids, annotations.category_ids):
+        digest.update(json.dumps(np.asarray(ids).tolist()).encode())
+    return {
+        "protocol": protocol.name,
+        "annotations": f"{data['source']} {data['val_split']}" if data["source"] else Path(data["val_json"]).name,
+        "images": annotations.num_images,
+        "ids": digest.hexdigest(),
+        "data": {name: data[name] for name in DATA} | {n: Path(data["openimages"][n]).name for n in OPENIMAGES_FILES},
+        "test": {name: setting for name, setting in test.items() if name not in WITHOUT_EFFECT},
+    }
 
 
 @contextlib.contextmanager
-def keeping_best(config: ConfigDict, workdir: Path, model: EvaluatedModel) -> Iterator[Callable[[dict, dict], None]]:
+def keeping_best(
+    config: ConfigDict, workdir: Path, model: EvaluatedModel, protocol: Protocol, annotations: Annotations
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Holds the model's checkpoint while it is evaluated.
 
     Args:
         config: `test.best_figure` is empty where nothing is to be kept.
         workdir: of the run.
         model: of one of the run's checkpoints; any other is not kept.
+        protocol: of the evaluation.
+        annotations: that it is evaluated on.
 
     Yields:
-        A function of the metrics by kind and the facts of the evaluation that keeps the checkpoint if it is the best.
+        A function of the metrics by kind that keeps the checkpoint if it is the best.
 
     Raises:
         StorageError: the folder cannot be written to.
+        ValueError: `test.best_figure` names no figure of the evaluation.
     """
     name, step = config.test.best_figure, model.facts.get("step")
+    path = figure_path(name, protocol, model.config.model.masks) if name else ""
     if not name or step is None or jax.process_index() != 0:
-        yield lambda metrics, facts: None
+        yield lambda metrics: None
         return
+    measured = measured_how(model.config, protocol, annotations)
     with held(workdir, step) as copy:
-        yield lambda metrics, facts: _keep(workdir, copy, step, name, metrics, facts)
+        yield lambda metrics: _keep(workdir, copy, step, path, metrics, measured)
 
 
 def _keep(
-    workdir: Path, copy: Path | None, step: int, name: str, metrics: dict[str, Any], facts: dict[str, Any]
+    workdir: Path, copy: Path | None, step: int, path: str, metrics: Mapping[str, Any], measured: dict[str, Any]
 ) -> None:
-    try:
-        figure, value = chosen_figure(metrics, name)
-    except KeyError:
-        logger.warning("config.test.best_figure=%r is no figure of this evaluation: no checkpoint is kept for it", name)
-        return
+    value = functools.reduce(operator.getitem, path.split("/"), metrics)
     if math.isnan(value):
-        logger.warning("%s is not defined for these annotations: no checkpoint is kept for it", figure)
+        logger.warning("%s is not defined for these annotations: no checkpoint is kept for it", path)
         return
     if copy is None:
         logger.warning(
             "step %d: %s %.4f; training has deleted this checkpoint, so that it cannot be kept as the best: raise "
             "config.train.keep_checkpoints",
-            *(step, figure, value),
+            *(step, path, value),
         )
         return
-    test = {key: setting for key, setting in facts["test"].items() if key not in WITHOUT_EFFECT}
-    data = Path(facts["annotations"]).name  # the same on another machine
-    measured = {"protocol": facts["protocol"], "annotations": data, "test": test}
-    keep_if_best(workdir, copy, figure, value, measured)
+    keep_if_best(workdir, copy, path, value, measured)

@@ -1,8 +1,12 @@
 """The model that is evaluated: of a run's checkpoint, or imported."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, ClassStatistics, check_categories
@@ -18,6 +22,8 @@ from rog_jax.training.initial import (
     with_settings,
 )
 from rog_jax.training.state import ModelDefinition, TrainState, data_mesh, inference_state
+
+NO_STEP = -1
 
 
 class EvaluatedModel(NamedTuple):
@@ -45,19 +51,32 @@ def evaluated_model(
         config: the recipe.
         workdir: folder of the run.
         annotations: what it is evaluated on.
-        step: of the checkpoint; `BEST` for the best one so far, None for the newest.
+        step: of the checkpoint; `BEST` for the best one so far, None for the newest; of several hosts, for the first.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: its categories are not those of the annotations.
     """
+    if step != BEST and config.init_from and not (workdir / "checkpoints").is_dir():
+        return imported_model(config, annotations.num_classes)
+    folder = best_folder(workdir) if step == BEST else workdir
+    if jax.process_count() > 1:
+        return trained_model(config, folder, annotations, _step_of_all_hosts(workdir, step))
     if step == BEST:
         best_step(workdir)  # says so where there is none
-        folder = best_folder(workdir)
         return read_best(folder, lambda best: trained_model(config, folder, annotations, best))
-    if config.init_from and not (workdir / "checkpoints").is_dir():
-        return imported_model(config, annotations.num_classes)
-    return trained_model(config, workdir, annotations, step)
+    return trained_model(config, folder, annotations, step)
+
+
+def _step_of_all_hosts(workdir: Path, step: int | str | None) -> int | None:
+    """What the first host finds; another one that looks a moment later may find another checkpoint."""
+    if step == BEST:
+        step = best_step(workdir) if jax.process_index() == 0 else None
+    elif step is None:
+        with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+            step = checkpoints.latest()
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(NO_STEP if step is None else step)))
+    return None if found == NO_STEP else found
 
 
 def trained_model(

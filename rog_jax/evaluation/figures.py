@@ -23,6 +23,7 @@ from rog_jax.evaluation.lvis import (
 from rog_jax.evaluation.openimages_files import evaluate_openimages, read_openimages_results
 from rog_jax.evaluation.pooled import evaluate_lvis_pooled
 from rog_jax.evaluation.results_file import IouType, Results, keep_best
+from rog_jax.evaluation.summary import COLUMNS, OPENIMAGES_COLUMNS
 from rog_jax.evaluation.truth import Truth
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 PROTOCOLS = ("lvis", "coco", "openimages")
 EXTRAS = ("fixed", "pooled", "boundary")
 """Figures beside those of LVIS: AP-fixed, AP-pool, boundary AP (masks only; by far the slowest)."""
+
+RECALLS = ("AR", "ARs", "ARm", "ARl")
 
 
 class Protocol(NamedTuple):
@@ -126,6 +129,25 @@ def figures_of_file(
     else:
         figures = _lvis_or_coco(truth, results_json, kind, protocol)
     return figures | {"seconds": time.perf_counter() - started}
+
+
+def figure_names(protocol: Protocol, kind: IouType) -> list[str]:
+    """The single numbers among what `figures_of_file` returns that say how good a detector is: AP and AR of all kinds.
+
+    Those of `protocol.extras` have their name before a slash, "fixed/AP".
+    """
+    if protocol.name == "openimages":
+        return list(OPENIMAGES_COLUMNS)
+    if protocol.name == "coco":
+        caps = [f"AR@{cap}" for cap in COCO_CAPS]
+        return [*COLUMNS, *caps, *(f"{name}@{COCO_CAPS[-1]}" for name in RECALLS[1:])]
+    names = [*COLUMNS, *(f"{name}@{protocol.max_detections}" for name in RECALLS)]
+    extras = {
+        "fixed": [*COLUMNS, *RECALLS],
+        "pooled": [name for name in COLUMNS if name not in ("APs", "APm", "APl")],
+        "boundary": names if kind == "segm" else [],
+    }
+    return names + [f"{extra}/{name}" for extra in EXTRAS if extra in protocol.extras for name in extras[extra]]
 
 
 def _openimages(annotations: Annotations, results_json: str | Path | Results, protocol: Protocol) -> dict[str, Any]:

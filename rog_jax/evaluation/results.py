@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 
 from rog_jax.evaluation.paste import encode_detection_mask
-from rog_jax.training.storage import whole_file, writing
+from rog_jax.training.storage import own_partial, whole_file, writing
 
 _DECIMALS = 4  # of a coordinate: what float32 resolves at 1000 pixels
 
@@ -110,7 +110,7 @@ class ResultWriter:
     def __init__(self, folder: str | Path, kind: str, process_index: int = 0, process_count: int = 1):
         """`kind` is "bbox" or "segm"; the folder is made if it is not there. All methods raise StorageError."""
         self.path = shard_path(folder, kind, process_index, process_count)
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial = own_partial(self.path)
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "ResultWriter":

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +75,27 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | str | None
     workdir = Path(workdir)
     check_writable(workdir / "eval")
     annotations, truth = validation_set(config)
-    protocol_of(config)  # what is wrong there should be said before the inference, not after hours of it
+    protocol = protocol_of(config)  # what is wrong there should be said before the inference, not after hours of it
     model = evaluated_model(config, workdir, annotations, step)
-    kept = contextlib.nullcontext(lambda *_: None) if step == BEST else keeping_best(config, workdir, model)
-    with kept as keep:
-        metrics = _evaluated(config, model, annotations, truth, workdir)
-        keep(metrics, evaluation_facts(model.config))
-    return metrics
+    if step == BEST:
+        keeping = contextlib.nullcontext(_keep_nothing)
+    else:
+        keeping = keeping_best(config, workdir, model, protocol, annotations)
+    with keeping as keep:
+        return _evaluated(config, model, annotations, truth, workdir, keep)
+
+
+def _keep_nothing(metrics: Mapping[str, Any]) -> None:
+    """Of an evaluation that may not change which checkpoint is the best."""
 
 
 def _evaluated(
-    config: ConfigDict, model: EvaluatedModel, annotations: Annotations, truth: Truth | Annotations, workdir: Path
+    config: ConfigDict,
+    model: EvaluatedModel,
+    annotations: Annotations,
+    truth: Truth | Annotations,
+    workdir: Path,
+    keep: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     mesh = data_mesh()
     gamma = model.config.test.norcal.gamma
@@ -105,7 +115,7 @@ def _evaluated(
         return {}
     logger.info("inference on %d images took %.1f s", annotations.num_images, time.perf_counter() - started)
     folder, model_facts = workdir / "eval", classifier_facts(model, annotations)
-    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, model_facts)
+    metrics, diagnosis = write_figures(model.config, truth, results, folder, model.facts, model_facts, keep)
     log_figures(workdir, model, metrics)
     if config.test.pictures:
         keys = ("best_images", "worst_images")
@@ -284,9 +294,13 @@ def write_figures(
     folder: Path,
     facts: dict[str, Any],
     model_facts: dict[str, dict[int, Any]] | None = None,
+    keep: Callable[[Mapping[str, Any]], None] = _keep_nothing,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and diagnosis of results files by kind: printed as a table, and written as metrics.json, per_class.csv
-    and diagnosis.json, with what `classifier_facts` says if it is given."""
+    and diagnosis.json, with what `classifier_facts` says if it is given.
+
+    `keep` is called once metrics.json is there: whatever fails later, the checkpoint with these figures is not lost.
+    """
     test, protocol = config.test, protocol_of(config)
     metrics, diagnosis = {}, {}
     for kind, path in results._asdict().items():
@@ -304,6 +318,7 @@ def write_figures(
         print(note)
     paths = [path for path in results if path is not None]
     paths.append(write_metrics(folder, metrics | {"run": evaluation_facts(config) | facts}))
+    keep(metrics)
     paths.append(write_per_class(folder, categories_of(truth), metrics))
     if isinstance(truth, Annotations):
         paths.append(write_challenge_csv(truth, results.bbox, folder / "submission.csv"))

@@ -19,6 +19,8 @@ from rog_jax.evaluation.results import to_original
 from rog_jax.inference.categories import categories_of
 from rog_jax.inference.predictions import Predictions
 from rog_jax.inference.predictor import scores_of
+from rog_jax.training.config import check_config
+from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
 from rog_jax.training.watchers import Checkpointed
 
@@ -36,13 +38,21 @@ class ProgressPictures:
 
     Raises:
         DataError: the validation data is not what the config says.
+        ValueError: a setting has no meaning.
     """
 
     def __init__(self, config: ConfigDict):
+        check_config(config, data_mesh().size)
         self._data, self._test = config.data, config.test
         self._annotations = load_split(config.data, VAL)
         self._categories = categories_of(self._annotations)
         local = config.test.batch_size // jax.process_count()
+        if config.train.pictures > local:
+            logger.warning(
+                "config.train.pictures=%d: only %d images are shown, those of config.test.batch_size=%d on the first "
+                "host of %d",
+                *(config.train.pictures, local, config.test.batch_size, jax.process_count()),
+            )
         self._images, self._shape = _of_one_shape(self._annotations, config, min(config.train.pictures, local))
         self._batch = self._local_batch(local)
         self._predict = None

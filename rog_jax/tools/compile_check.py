@@ -67,8 +67,9 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         Figures of one chip, one for each of `COLUMNS`, None where the program does not fit. GB are 10^9 bytes.
         `gigabytes` is the compiler's: arguments, results that are not written over them, temporaries and code.
         `teraflops` are of products, as a TPU's matrix unit does them (`program_cost.count_products`).
-        `accessed_gigabytes` is the compiler's, a loop's body counted once, but for the loop of micro-batches, for which
-        all of it is counted as often. `exchanges` has the bytes by collective, one in a loop once.
+        `accessed_gigabytes` is the compiler's, a loop's body counted once, but for the loop of micro-batches
+        (`accessed_at_most`). `exchanges` has the bytes by collective, one in a loop once; `gradient_bytes` are those of
+        the sum over chips of a training step's gradient.
         `images_per_second_at_best`, of all chips, by `seconds_at_best`.
 
     Raises:
@@ -82,6 +83,7 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
     figures: dict[str, Any] = dict.fromkeys([*COLUMNS, "exchanges"])
     figures |= {"program": program, "topology": topology, "images_per_chip": images}
     figures["limit_gigabytes"] = round(chip.memory / 1e9, 2)
+    figures["gradient_bytes"] = gradient_bytes(arguments[0]) if program == "train" else None
     traced = jax.jit(step).trace(*arguments) if program == "inference" else step.trace(*arguments)
     products = count_products(traced.jaxpr)
     figures["teraflops"] = round(products.passes / 1e12, 3)
@@ -94,7 +96,7 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
             raise
         return figures | {"fits": False, "gigabytes": _gigabytes(*needed.groups())}
     memory = compiled.memory_analysis()
-    accessed = compiled.cost_analysis()["bytes accessed"] * (config.train.accumulate if program == "train" else 1)
+    accessed = accessed_at_most(compiled.cost_analysis()["bytes accessed"], program, config.train.accumulate)
     exchanges = collectives(compiled.as_text())
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -115,6 +117,20 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
 def _gigabytes(number: str, unit: str) -> float:
     """10^9 bytes of the compiler's, which are powers of two."""
     return round(float(number) * (2**30 if unit == "G" else 2**20) / 1e9, 2)
+
+
+def accessed_at_most(counted: float | int, program: str, accumulate: int) -> float | int:
+    """Bytes that a program moves, of those that the compiler counts with the body of a loop once.
+
+    With micro-batches an upper bound: what stands outside their loop, the optimizer above all, is taken as often as
+    they are.
+    """
+    return counted * accumulate if program == "train" else counted
+
+
+def gradient_bytes(state: TrainState) -> int:
+    """Of the gradient that a training step sums over all chips: of each trained array, in its own type."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.trainable))
 
 
 def seconds_at_best(chip: Chip, flops: float | int, accessed: float | int, sent: float | int) -> float | int:

@@ -26,7 +26,7 @@ def read_log(workdir: str | Path) -> Log:
     """The lines of a run's log by rising step; of a step that was done twice, after a resume, the later one.
 
     Raises:
-        ValueError: there is no log, or a line of it is no json.
+        ValueError: there is no log, or a line of it is no json, or none has a loss.
     """
     path = Path(workdir) / "train_log.jsonl"
     try:
@@ -36,6 +36,8 @@ def read_log(workdir: str | Path) -> Log:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} holds a line that is no json ({error})") from error
     by_step = {line["step"]: line for line in lines if "step" in line}
+    if not any(name in line for line in by_step.values() for name in LOSSES):
+        raise ValueError(f"{path} holds no line with a loss: the run has logged no step yet")
     return [by_step[step] for step in sorted(by_step)]
 
 

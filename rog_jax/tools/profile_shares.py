@@ -6,7 +6,7 @@
 Parts are the `jax.named_scope`s of the model and the step; the compiler keeps their names with each operation, and a
 gradient's operations have those of what they are the gradient of. Times are those of operations on the devices (on a
 CPU: in the threads that run them), without the operations within: of two that run at once both count. A fused operation
-counts for the part of its last one.
+counts for the part in its own name, or without a name for the most frequent part of those fused into it.
 """
 
 import argparse

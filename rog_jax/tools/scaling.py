@@ -30,17 +30,14 @@ WORD = 4
 ROWS, POSITIVES, CLASSES = 512, 128, 1203
 """RoIs an image, those of them that can be positives, and categories, of the LVIS recipes."""
 
+GRADIENT = {"gradient_bytes": 200_859_912}
 RESNET_50 = [
-    {"topology": "v5e:4x4", "images_per_chip": 1, "teraflops": 3.381, "accessed_gigabytes": 41.81},
-    {"topology": "v5e:4x4", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 67.8},
-    {"topology": "v5e:4x4", "images_per_chip": 8, "teraflops": 26.496, "accessed_gigabytes": 110.78},
-    {"topology": "v6e:2x2", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 64.64},
+    {"topology": "v5e:4x4", "images_per_chip": 1, "teraflops": 3.381, "accessed_gigabytes": 41.81, **GRADIENT},
+    {"topology": "v5e:4x4", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 67.8, **GRADIENT},
+    {"topology": "v5e:4x4", "images_per_chip": 8, "teraflops": 26.496, "accessed_gigabytes": 110.78, **GRADIENT},
+    {"topology": "v6e:2x2", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 64.64, **GRADIENT},
 ]
 """Training steps of R50 in docs/pods.md."""
-
-
-GRADIENT = 200_850_432
-"""Bytes of R50's."""
 
 
 class Family(NamedTuple):
@@ -245,14 +242,14 @@ def step_time(
 def work_of(cells: list[dict[str, Any]], chip: str) -> Work:
     """What programs of several numbers of images a chip were compiled to.
 
-    The gradient's bytes are those that the last cell exchanges, or R50's where it does not say.
+    The gradient's bytes are those of the trained parameters: what a program exchanges besides is counted apart.
 
     Args:
         cells: of `compile_check`, of one recipe; those that are training steps of the chip's family and fit are taken.
         chip: family.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it was compiled by a `compile_check` that did not yet write the gradient's bytes.
     """
     own = {
         cell["images_per_chip"]: cell
@@ -269,7 +266,9 @@ def work_of(cells: list[dict[str, Any]], chip: str) -> Work:
         tuple(scale * own[number][name] for number in images)
         for name, scale in (("teraflops", 1e12), ("accessed_gigabytes", 1e9))
     )
-    gradient = (own[images[-1]].get("exchanges") or {}).get("all-reduce", GRADIENT)
+    gradient = own[images[-1]].get("gradient_bytes")
+    if gradient is None:
+        raise ValueError("the cells lack gradient_bytes: compile them anew, python -m rog_jax.tools.compile_check")
     return Work(images, flops, accessed, gradient)
 
 

@@ -107,9 +107,9 @@ def held(workdir: str | Path, step: int) -> Iterator[Path | None]:
         is_whole = _copied(Path(workdir) / "checkpoints" / str(step), copy)
         yield copy if is_whole else None
     finally:
-        shutil.rmtree(place, ignore_errors=True)
         if owner is not None:
-            os.close(owner)
+            os.close(owner)  # first: over NFS an open file keeps its folder
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, measured: Mapping[str, Any]) -> bool:
@@ -216,9 +216,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _lock(place: Path) -> int | None:
     """An open file that shows, until this process ends, that somebody uses a folder; None if somebody does already, or
-    has just removed it."""
+    has just removed it.
+
+    A file, opened for writing: NFS locks nothing else.
+    """
     try:
-        descriptor = os.open(place, os.O_RDONLY)
+        descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT)
     except FileNotFoundError:
         return None
     try:
@@ -234,8 +237,8 @@ def _remove_left_over(folder: Path) -> None:
     for place in folder.iterdir():
         owner = _lock(place)
         if owner is not None:
+            os.close(owner)  # nobody begins to use a folder that was left
             shutil.rmtree(place, ignore_errors=True)
-            os.close(owner)
 
 
 def _put_back(folder: Path) -> None:

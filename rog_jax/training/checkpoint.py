@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, keep: int = 2, read_only: bool = False):
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._keep, self._saving, self._warned = keep, False, False
+        self._deleting: threading.Thread | None = None
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"no checkpoint in {self.folder}: train first, or correct --workdir")
         options = ocp.CheckpointManagerOptions(
@@ -80,6 +82,7 @@ class Checkpoints:
             "devices": len(state.step.sharding.device_set),
         }
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._end_deletion()
         with writing(self.folder / str(step), GO_ON):
             probe(self.folder)  # where Orbax cannot make a folder, threads of its own keep the program for five minutes
             self._manager.save(step, args=args)
@@ -93,18 +96,28 @@ class Checkpoints:
         """
         # Not Orbax's check_for_errors: an error that it has told once is none for the thread that then deletes the old.
         if self._saving and not self._manager.is_saving_in_progress():
-            self.wait()
+            self._end_save()
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Returns when everything is on disk, and what is to go is gone.
 
         Raises:
             StorageError: something could not be written.
         """
+        self._end_save()
+        self._end_deletion()
+
+    def _end_save(self) -> None:
         self._saving = False
         with writing(self.folder, GO_ON):
             self._manager.wait_until_finished()
-            self._delete()
+        self._end_deletion()
+        self._deleting = threading.Thread(target=self._delete)  # gigabytes take seconds, in which no step would start
+        self._deleting.start()
+
+    def _end_deletion(self) -> None:
+        if self._deleting is not None:
+            self._deleting.join()
 
     def _delete(self) -> None:
         """Removes what Orbax has only given another name; what cannot go yet is left for the next time.
@@ -236,6 +249,7 @@ class Checkpoints:
         """
         if self._saving:
             self.wait()
+        self._end_deletion()
         with writing(self.folder, GO_ON):
             self._manager.close()
 

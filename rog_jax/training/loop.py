@@ -78,6 +78,8 @@ def train(
     """
     workdir = Path(workdir)
     check_writable(workdir / "checkpoints", workdir / "tensorboard")
+    if profile is not None and jax.process_index() == 0:
+        check_writable(Path(profile.folder))
 
     profiler = StepProfiler(profile)
     mesh = data_mesh()

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rog_jax.training.storage import writing
+
 logger = logging.getLogger(__name__)
 
 STEP_MARK, WAIT_MARK = "train", "data_wait"
@@ -49,22 +51,32 @@ class StepProfiler:
             self._traces = True
 
     def after_step(self, state: Any) -> None:
-        """Ends the trace when it is time, and says where it is."""
+        """Ends the trace when it is time, and says where it is.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         self._done += 1
         if self._request is not None and self._done == self._request.first + self._request.steps:
             jax.block_until_ready(state)
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that still runs; says so where there was none."""
-        if self._request is None:
+        """Ends a trace that still runs; says so where there was none.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        request, traces = self._request, self._traces
+        self._request, self._traces = None, False  # one that cannot be written is not tried again
+        if request is None:
             return
-        if self._traces:
-            jax.profiler.stop_trace()
-            logger.info("traced: python -m rog_jax.tools.profile_shares %s", self._request.folder)
+        if traces:
+            with writing(request.folder):
+                jax.profiler.stop_trace()
+            logger.info("traced: python -m rog_jax.tools.profile_shares %s", request.folder)
         else:
-            logger.warning("no step was traced: the run ended before the %d that come first", self._request.first)
-        self._request, self._traces = None, False
+            logger.warning("no step was traced: the run ended before the %d that come first", request.first)
 
 
 def start_trace(folder: str | Path) -> None:

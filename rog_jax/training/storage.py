@@ -2,17 +2,21 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 PROBE_BYTES = 64 * 1024
+LEFT_OVER_SECONDS = 24 * 3600
 FULL = "the disk is full: free some of it"
 REMEDIES = {
     errno.ENOSPC: FULL,
@@ -46,7 +50,7 @@ def writing(path: str | Path, afterwards: str = AGAIN) -> Iterator[None]:
         afterwards: what to do once the disk is in order.
 
     Raises:
-        StorageError: instead of the system's or Orbax's error, which is its cause. Other errors pass.
+        StorageError: instead of the system's, Orbax's or JAX's error, which is its cause. Other errors pass.
     """
     try:
         yield
@@ -61,26 +65,33 @@ def writing(path: str | Path, afterwards: str = AGAIN) -> Iterator[None]:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's number of an error; TensorStore, which writes checkpoints' arrays, has it in its text alone."""
+    """The system's number of an error.
+
+    TensorStore, which writes checkpoints' arrays, has it in its text alone, and JAX's profiler only its words.
+    """
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else None
+    if found:
+        return int(found[1])
+    return next((number for number in REMEDIES if str(error).endswith(f"; {os.strerror(number)}")), None)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, afterwards: str = AGAIN) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its name at the end: nobody sees half of the file.
 
-    After an error the file is as it was, and what was begun is removed.
+    After an error the file is as it was, and what was begun is removed; what a process leaves that is killed goes a day
+    later, once another one writes into the folder.
 
     Raises:
         StorageError: it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = own_partial(path)
     with writing(path, afterwards):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path.parent)
         try:
             yield partial
             os.replace(partial, path)
@@ -88,6 +99,20 @@ def whole_file(path: str | Path, afterwards: str = AGAIN) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
+
+
+def own_partial(path: Path) -> Path:
+    """A name beside a path to write to before it is whole, which no other process or thread takes at the same time."""
+    return path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
+
+
+@functools.cache
+def _remove_left_over(folder: Path) -> None:
+    """Removes, once a process, what killed ones have not finished; what somebody still writes to is younger."""
+    for left in folder.glob(f"*.partial-{'[0-9a-f]' * 16}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_OVER_SECONDS:
+                left.unlink()
 
 
 def check_writable(*folders: Path, afterwards: str = AGAIN) -> None:

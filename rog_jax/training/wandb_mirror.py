@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ml_collections import ConfigDict
 
 from rog_jax.training.storage import whole_file
 
+logger = logging.getLogger(__name__)
+
 RUN_FILE = "wandb_run.txt"
 """In the run's folder: the id with which a resumed run goes on there, too."""
 
@@ -19,7 +22,7 @@ class WandbMirror:
     """Sends scalars and pictures to a run of Weights & Biases.
 
     A resumed run sends the steps after its checkpoint once more. Weights & Biases ignores steps that it has passed, and
-    they are the same ones.
+    they are the same ones. An error there ends the mirroring, with a warning, and never the training.
 
     Args:
         wandb: the package.
@@ -27,19 +30,28 @@ class WandbMirror:
     """
 
     def __init__(self, wandb: Any, run: Any):
-        self._wandb, self._run = wandb, run
+        self._wandb, self._run, self._failed = wandb, run, False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Sends the scalars of a step."""
-        self._run.log(dict(values), step=step)
+        self._send(lambda: self._run.log(dict(values), step=step))
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Sends a picture [H, W, 3] of a step."""
-        self._run.log({name: self._wandb.Image(pixels)}, step=step)
+        self._send(lambda: self._run.log({name: self._wandb.Image(pixels)}, step=step))
 
     def close(self) -> None:
         """Ends the run there."""
-        self._run.finish()
+        self._send(self._run.finish)
+
+    def _send(self, call: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            call()
+        except Exception as error:  # of many types, by what its network or its server does
+            self._failed = True
+            logger.warning("Weights & Biases is sent nothing more of this run: %s: %s", type(error).__name__, error)
 
 
 def wandb_opener(project: str, workdir: Path, config: ConfigDict) -> Callable[[], WandbMirror]:

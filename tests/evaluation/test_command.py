@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -13,6 +15,24 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "eval.py", "--config", "configs/lvis_r50.py", *arguments]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--step=3 --checkpoint=best", "--step=3 and --checkpoint=best: give one of them"),
+        ("--results=a.json --step=3", "--step=3 chooses a checkpoint, and --results evaluates none"),
+        ("--results=a.json --checkpoint=best", "--checkpoint=best chooses a checkpoint, and --results evaluates none"),
+        ("--sweep_caps=100", "--sweep_caps has no meaning without --sweep"),
+        ("--sweep_gammas=1", "--sweep_gammas has no meaning without --sweep"),
+        ("--sweep_against=run", "--sweep_against has no meaning without --sweep"),
+        ("--sweep --results=a.json --sweep_gammas=1", "--sweep_gammas needs the detector's scores"),
+    ],
+)
+def test_flags_without_effect_are_refused(tmp_path, flags, message):
+    done = run("--workdir", str(tmp_path), *flags.split())
+    assert done.returncode == 1
+    assert message in done.stderr + done.stdout
 
 
 def test_results_files_and_a_sweep(case, tmp_path):

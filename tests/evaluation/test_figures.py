@@ -11,8 +11,10 @@ from rog_jax.evaluation import (
     evaluate_lvis,
     evaluate_lvis_fixed,
     evaluate_lvis_pooled,
+    run,
 )
-from rog_jax.evaluation.figures import Protocol, figures_of_file, supply_of
+from rog_jax.evaluation.figures import EXTRAS, Protocol, figure_names, figures_of_file, supply_of
+from rog_jax.evaluation.inference import ResultPaths
 from rog_jax.evaluation.lvis import read_both
 from rog_jax.evaluation.run import evaluate_results, protocol_of, results_by_kind
 from rog_jax.evaluation.truth import load_truth
@@ -53,6 +55,24 @@ def test_coco_has_no_extras(case):
     expected = evaluate_coco(truth, results, "bbox")
     np.testing.assert_equal({name: figures[name] for name in expected}, expected)
     assert "fixed" not in figures
+
+
+def scalars(figures, before=""):
+    counts = ("seconds", "fixed/scarce_categories", "fixed/evaluated_categories")
+    for key, value in figures.items():
+        if isinstance(value, dict) and not key.endswith(("_category", "_AP50")):
+            yield from scalars(value, f"{key}/")
+        elif isinstance(value, float | int) and before + key not in counts:
+            yield before + key
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize(
+    "protocol", [Protocol(max_detections=3, extras=EXTRAS), Protocol(extras=("pooled",)), Protocol("coco")]
+)
+def test_the_names_of_figures_are_those_of_an_evaluation(case, protocol, kind):
+    figures = figures_of_file(load_truth(case / "truth.json"), case / f"results_{kind}.json", kind, protocol)
+    assert sorted(figure_names(protocol, kind)) == sorted(scalars(figures))
 
 
 def test_boxes_have_no_boundary(case):
@@ -98,6 +118,23 @@ def test_the_protocol_follows_the_data(config):
     assert protocol_of(config).name == "lvis"
     config.test.protocol = "coco"
     assert protocol_of(config).name == "coco"
+
+
+def test_a_checkpoint_is_kept_before_anything_else_can_fail(case, config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no table")
+
+    monkeypatch.setattr(run, "write_per_class", fail)
+    kept = []
+
+    def keep(metrics):
+        assert (tmp_path / "metrics.json").exists()
+        kept.append(metrics["bbox"]["AP"])
+
+    results, truth = ResultPaths(case / "results_bbox.json", None), load_truth(case / "truth.json")
+    with pytest.raises(OSError, match="no table"):
+        run.write_figures(config, truth, results, tmp_path, {}, keep=keep)
+    assert len(kept) == 1
 
 
 def test_files_of_boxes_and_of_masks_together(case, config, tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 
 from configs import common
 from rog_jax.data.openimages import load_openimages
+from rog_jax.evaluation.figures import Protocol, figure_names
 from rog_jax.evaluation.openimages import openimages_ap50
 from rog_jax.evaluation.openimages_files import (
     detections_of,
@@ -166,6 +167,8 @@ def test_the_protocol_of_a_config(random_results, tmp_path, capsys):
     figures = evaluate_openimages(load(labels=True), random_results)
     assert metrics["bbox"]["AP50"] == figures["AP50"]
     assert metrics["bbox"]["per_category_AP50"] == figures["per_category_AP50"]
+    single = [name for name, value in metrics["bbox"].items() if isinstance(value, float) and name != "seconds"]
+    assert figure_names(Protocol("openimages"), "bbox") == single
     assert "AP50_5" in capsys.readouterr().out
     names = sorted(file.name for file in (tmp_path / "run" / "eval").iterdir())
     assert names == ["metrics.json", "per_class.csv", "submission.csv"]

@@ -90,6 +90,17 @@ def test_pictures_are_of_the_same_images_with_the_predictor_s_detections(run, ch
         assert expected.masks.any()
 
 
+def test_more_pictures_than_a_batch_are_cut_with_a_warning_and_a_wrong_batch_is_refused(run, caplog, monkeypatch):
+    config = run[1].copy_and_resolve_references()
+    config.train.pictures = 20
+    ProgressPictures(config)
+    assert "config.train.pictures=20: only 8 images are shown" in caplog.text
+    config.test.batch_size = 1
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"config\.test\.batch_size=1 .* must be a multiple"):
+        ProgressPictures(config)
+
+
 def test_hosts_without_a_board_are_silent(run, checkpointed, tmp_path):
     config = run[1].copy_and_resolve_references()
     config.train.pictures = 2
@@ -132,6 +143,23 @@ def test_weights_and_biases_gets_the_same_and_goes_on_with_its_run(run, tmp_path
     assert runs[0].given["config"]["train"]["batch_size"] == 8
     wandb_mirror.wandb_opener("tails", tmp_path, run[1])()
     assert (runs[0].given["id"], runs[1].given["id"]) == (None, "abc")
+
+
+def test_an_error_of_weights_and_biases_does_not_end_training(caplog):
+    broken = FakeRun(id=None)
+
+    def log(values, step):
+        broken.logged.append(step)
+        raise ConnectionError("no route")
+
+    broken.log = log
+    mirror = wandb_mirror.WandbMirror(types.SimpleNamespace(Image=lambda pixels: pixels), broken)
+    for step in (1, 2):
+        mirror.scalars(step, {"train/loss": 1.5})
+        mirror.picture(step, "pictures/1", np.zeros((5, 6, 3), np.uint8))
+    mirror.close()
+    assert broken.logged == [1]
+    assert caplog.text.count("nothing more of this run: ConnectionError: no route") == 1
 
 
 def test_weights_and_biases_is_asked_for_by_name(run, tmp_path, monkeypatch):

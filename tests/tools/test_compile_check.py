@@ -45,6 +45,12 @@ def test_the_slowest_of_products_memory_and_links_decides():
     assert program.seconds_at_best(chip, chip.flops, 0, 3 * chip.links) == 3
 
 
+def test_micro_batches_count_as_often_as_they_are_in_training_alone():
+    """By hand: 10 bytes in the loop of 4 and 2 outside of it are 42; all of the compiler's 12 taken 4 times are 48."""
+    assert program.accessed_at_most(12, "train", 4) == 48
+    assert program.accessed_at_most(12, "train", 1) == program.accessed_at_most(12, "inference", 4) == 12
+
+
 def test_the_compilers_complaint_tells_what_a_program_needs():
     words = program.TOO_LARGE.search("RESOURCE_EXHAUSTED: Ran out of memory. Used 18.50G of 15.75G hbm. Exceeded by")
     assert program._gigabytes(*words.groups()) == 19.86

@@ -33,6 +33,15 @@ def test_missing_or_broken_log_is_named(tmp_path):
         read_log(tmp_path)
 
 
+@pytest.mark.parametrize("runs", [["a"], ["a", "b"]])
+def test_runs_without_a_line_are_named(tmp_path, runs):
+    for name in runs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train_log.jsonl").touch()
+    with pytest.raises(SystemExit, match=r"a/train_log\.jsonl holds no line with a loss"):
+        main([*(str(tmp_path / name) for name in runs), "--out", str(tmp_path / "c.png")])
+
+
 def test_two_runs_stand_side_by_side_with_their_largest_difference(tmp_path, capsys):
     for name, wrong in (("a", 0.0), ("b", 0.3)):
         (tmp_path / name).mkdir()

@@ -4,13 +4,20 @@ import itertools
 import json
 
 import jax
-import numpy as np
 import pytest
 
 from rog_jax.tools import scaling as program
 from rog_jax.tools.benchmark_gap_aot import compile_global
 from rog_jax.tools.program_cost import collectives
-from rog_jax.tools.scaling import Assumptions, gap_method, gap_pairs, gap_words, seconds_around, step_time, work_of
+from rog_jax.tools.scaling import (
+    WORD,
+    Assumptions,
+    gap_method,
+    gap_words,
+    seconds_around,
+    step_time,
+    work_of,
+)
 from rog_jax.tools.topology import CHIPS
 from rog_jax.training.state import data_mesh
 from tests.tiny import NUM_CLASSES, tiny_config
@@ -31,7 +38,7 @@ def test_gaps_exchange_is_that_of_the_compiled_loss(devices):
 @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_a_steps_exchange_is_the_gradient_the_counts_and_gap(devices, scope):
     """Of the true training step, as it is handed to the compiler."""
-    from rog_jax.tools.compile_check import abstract_program
+    from rog_jax.tools.compile_check import abstract_program, gradient_bytes
 
     config = tiny_config()
     config.loss.gap.update({"scope": scope, "method": "interval"})
@@ -41,8 +48,7 @@ def test_a_steps_exchange_is_the_gradient_the_counts_and_gap(devices, scope):
     for exchange in collectives(text):
         found[exchange.kind] += exchange.elements
 
-    gradient = sum(np.size(leaf) for leaf in jax.tree.leaves(state.trainable))
-    expected = {"all-reduce": gradient + NUM_CLASSES, "all-gather": 0}
+    expected = {"all-reduce": gradient_bytes(state) // WORD + NUM_CLASSES, "all-gather": 0}
     if scope == "global":
         rows = IMAGES * config.roi.samples
         # Both branches stand in the program: the usual one, and a slot a row where positives are too many.
@@ -83,13 +89,14 @@ def cell(topology, images, teraflops, gigabytes):
         "images_per_chip": images,
         "teraflops": teraflops,
         "accessed_gigabytes": gigabytes,
+        "gradient_bytes": 4_000_000_000,
     }
 
 
 def test_a_steps_parts_by_hand():
     cells = [cell("v5e:4x4", images, 1 + 2 * images, 10) for images in (1, 2, 4)]
     cells += [cell("v5e:4x4", 8, 17, None), cell("v4:2x2x1", 1, 99, 9)]
-    cells[2]["exchanges"] = {"all-reduce": 4e9}
+    cells[2]["exchanges"] = {"all-reduce": 9e9}  # of scope="global", with what GAP sums
     work = work_of(cells, "v5e")
     assert work == ((1, 2, 4), (3e12, 5e12, 9e12), (10e9, 10e9, 10e9), 4e9)
     assert work.seconds(3, "v5e") == pytest.approx(7e12 / CHIPS["v5e"].flops)
@@ -103,13 +110,15 @@ def test_a_steps_parts_by_hand():
     assert time.gap_entries == 0  # a chip's own are in its own work
     with pytest.raises(ValueError, match="no training step compiled for v6e"):
         work_of(cells, "v6e")
+    del cells[2]["gradient_bytes"]
+    with pytest.raises(ValueError, match="lack gradient_bytes: compile them anew"):
+        work_of(cells, "v5e")
 
 
 def test_ranking_among_all_chips_costs_more_the_more_there_are():
     work = work_of(program.RESNET_50, "v5e")
     times = [step_time(work, chips, 2, "v5e", "global") for chips in (8, 64, 256, 4096)]
     assert [gap_method(chips, 256) for chips in (8, 64, 256, 4096)] == ["dense", "dense", "interval", "interval"]
-    assert gap_pairs(4096, 256) == 256 * (5 * 4096 * 256 + 2)
     assert times[3].gap_pairs == pytest.approx(16 * times[2].gap_pairs, rel=1e-3)
     assert times[1].gap_entries == pytest.approx(9 * times[0].gap_entries)
     assert times[2].gap_entries == times[3].gap_entries

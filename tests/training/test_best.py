@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rog_jax.evaluation.best_figure import chosen_figure, keeping_best
+from rog_jax.data.lvis import load_coco
+from rog_jax.evaluation.best_figure import figure_path, keeping_best, measured_how
 from rog_jax.evaluation.evaluated_model import EvaluatedModel
+from rog_jax.evaluation.figures import Protocol
 from rog_jax.training import best
 from rog_jax.training.best import best_folder, best_step, held, keep_if_best, read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -160,6 +164,26 @@ def test_training_renames_before_it_deletes(tmp_path, monkeypatch):
     assert not (tmp_path / "checkpoints" / "deleted").exists()
 
 
+def test_training_goes_on_while_a_checkpoint_is_removed(tmp_path, monkeypatch):
+    begun, goes = threading.Event(), threading.Event()
+
+    def rmtree(path, *args, inner=shutil.rmtree, **kwargs):
+        begun.set()
+        assert goes.wait(60)
+        inner(path, *args, **kwargs)
+
+    checkpoints = train_to(tmp_path, [1])
+    checkpoints.save(state_of(2), {"step": 2})
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    while not begun.wait(0.01):
+        checkpoints.check()
+    checkpoints.check()  # as at each step
+    assert (tmp_path / "checkpoints" / "deleted" / "1").exists()
+    goes.set()
+    checkpoints.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
 class Killed(BaseException):
     pass
 
@@ -196,19 +220,15 @@ def test_a_deleted_checkpoint_that_cannot_be_removed_yet_does_not_end_a_run(tmp_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
 
 
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", range(4))
 def test_killed_in_the_change_one_whole_best_is_left(tmp_path, monkeypatch, moment):
     """The change of the best ends before each of its renamings; a reader and the next evaluation find a whole one."""
     train_to(tmp_path, [1, 2, 3], keep=3)
     evaluate(tmp_path, 1, 0.1)
     with monkeypatch.context() as patch, held(tmp_path, 2) as copy:
         kill_at_renaming(patch, moment)
-        try:
+        with pytest.raises(Killed) if moment < 3 else contextlib.nullcontext():
             keep_if_best(tmp_path, copy, "segm/AP", 0.2, HOW)
-        except Killed:
-            assert moment < 3
-        else:
-            assert moment >= 3
     step = best_step(tmp_path)
     assert step == (1 if moment < 2 else 2)
     kept = Checkpoints(best_folder(tmp_path), read_only=True)
@@ -263,7 +283,17 @@ def test_a_reader_finds_the_new_best_where_the_old_one_goes_meanwhile(tmp_path):
         read_best(tmp_path / "none", lambda step: Checkpoints(tmp_path / "none", read_only=True))
 
 
-def test_what_a_killed_evaluation_held_goes_and_what_a_running_one_holds_stays(tmp_path):
+@pytest.mark.parametrize("nfs", [False, True])
+def test_what_a_killed_evaluation_held_goes_and_what_a_running_one_holds_stays(tmp_path, monkeypatch, nfs):
+    """Over NFS only files that are open for writing are locked."""
+
+    def flock(file, operation, inner=fcntl.flock):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        inner(file, operation)
+
+    if nfs:
+        monkeypatch.setattr(fcntl, "flock", flock)
     train_to(tmp_path, [1])
     (tmp_path / "best" / "held" / "left").mkdir(parents=True)
     with held(tmp_path, 1) as first, held(tmp_path, 1) as second:
@@ -304,47 +334,110 @@ def test_a_checkpoint_that_cannot_be_read_is_no_whole_one(tmp_path, monkeypatch)
     assert not list((tmp_path / "best" / "held").iterdir())
 
 
+LVIS = Protocol(extras=("fixed",))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("auto", ("segm/AP", 0.2)),
-        ("AP", ("segm/AP", 0.2)),
-        ("bbox/APr", ("bbox/APr", 0.1)),
-        ("bbox/fixed/AP", ("bbox/fixed/AP", 0.4)),
+        ("auto", "segm/AP"),
+        ("APr", "segm/APr"),
+        ("ARs@300", "segm/ARs@300"),
+        ("bbox/APr", "bbox/APr"),
+        ("bbox/fixed/AP", "bbox/fixed/AP"),
     ],
 )
 def test_the_figure_is_found(name, expected):
-    assert chosen_figure(METRICS, name) == expected
+    assert figure_path(name, LVIS, masks=True) == expected
 
 
-def test_openimages_and_unknown_figures():
-    assert chosen_figure({"bbox": {"AP50": 0.5}}, "auto") == ("bbox/AP50", 0.5)
-    for name in ("AP99", "bbox/per_category", "AP/APr", "fixed/AP"):
-        with pytest.raises(KeyError):
-            chosen_figure(METRICS, name)
+def test_a_detector_without_masks_and_openimages_have_figures_of_boxes():
+    assert figure_path("auto", LVIS, masks=False) == "bbox/AP"
+    assert figure_path("auto", Protocol("openimages"), masks=True) == "bbox/AP50"
+    with pytest.raises(ValueError, match="'segm/AP' is no figure"):
+        figure_path("segm/AP", LVIS, masks=False)
 
 
-def test_what_cannot_be_kept_is_said(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "name", ["APR", "pooled/AP", "bbox/per_category", "per_category/1", "seconds", "AP/APr", "bbox"]
+)
+def test_a_wrong_figure_is_refused_before_the_inference(tmp_path, data_set, name):
+    config = tiny_config()
+    config.test.best_figure = name
+    message = f"config.test.best_figure='{name}' is no figure of this evaluation; choose auto, one of AP, AP50, "
+    with pytest.raises(ValueError, match=message), keeping(config, tmp_path, 1, data_set):
+        pass
+    assert not (tmp_path / "best").exists()
+
+
+def annotations_of(folder, images, categories):
+    path = folder / f"{images}{categories}.json"
+    content = {
+        "images": [{"id": key, "height": 9, "width": 9, "file_name": f"{key}.jpg"} for key in images],
+        "categories": [{"id": key, "name": str(key)} for key in categories],
+        "annotations": [],
+    }
+    path.write_text(json.dumps(content))
+    (folder / "1.jpg").touch()
+    return load_coco(path, folder)
+
+
+@pytest.fixture
+def data_set(tmp_path_factory):
+    return annotations_of(tmp_path_factory.mktemp("set"), [1, 2, 3], [4, 5])
+
+
+@contextlib.contextmanager
+def keeping(config, workdir, step, data_set):
+    with keeping_best(config, workdir, EvaluatedModel(config, None, None, {"step": step}), LVIS, data_set) as keep:
+        yield keep
+
+
+def test_what_cannot_be_kept_is_said(tmp_path, data_set, caplog):
     train_to(tmp_path, [1])
-    facts = {"protocol": "lvis", "annotations": "sets/val.json", "test": {"max_detections": 300, "pictures": 3}}
     config = tiny_config()
     for figure, step, word in (
-        ("AP99", 1, "best_figure='AP99' is no figure of this evaluation"),
         ("APr", 1, "segm/APr is not defined"),
         ("AP", 5, "training has deleted this checkpoint"),
     ):
         config.test.best_figure = figure
-        with keeping_best(config, tmp_path, EvaluatedModel(config, None, None, {"step": step})) as keep:
-            keep(METRICS, facts)
+        with keeping(config, tmp_path, step, data_set) as keep:
+            keep(METRICS)
         assert word in caplog.text
     with pytest.raises(CheckpointError, match=r"best holds no best checkpoint: eval\.py keeps it"):
         best_step(tmp_path)
     config.test.best_figure = ""
-    with keeping_best(config, tmp_path, EvaluatedModel(config, None, None, {"step": 1})) as keep:
-        keep(METRICS, facts)
+    with keeping(config, tmp_path, 1, data_set) as keep:
+        keep(METRICS)
     assert not (tmp_path / "best" / "best.json").exists()
     config.test.best_figure = "auto"
-    with keeping_best(config, tmp_path, EvaluatedModel(config, None, None, {"step": 1})) as keep:
-        keep(METRICS, facts)
-    measured = json.loads((tmp_path / "best" / "best.json").read_text())["measured"]
-    assert measured == {"protocol": "lvis", "annotations": "val.json", "test": {"max_detections": 300}}
+    with keeping(config, tmp_path, 1, data_set) as keep:
+        keep(METRICS)
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert record["measured"] == measured_how(config, LVIS, data_set)  # as json, to be compared with the next one's
+    assert (record["figure"], record["value"]) == ("segm/AP", 0.2)
+
+
+def test_what_changes_a_figure_is_in_how_it_was_measured(tmp_path, data_set):
+    config = tiny_config()
+    config.data.val_json = "sets/val.json"
+    how = measured_how(config, LVIS, data_set)
+    settings = {
+        "data.val_json": ("here/val.json", True),  # on another machine
+        "test.pictures": (3, True),
+        "data.test_short_side": (32, False),
+        "data.max_long_side": (32, False),
+        "data.shapes": (((32, 32),), False),
+        "data.openimages.hierarchy_json": ("other.json", False),
+        "test.nms_iou": (0.3, False),
+    }
+    for name, (value, same) in settings.items():
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({name: value})
+        assert (measured_how(other, LVIS, data_set) == how) == same, name
+    for others in (annotations_of(tmp_path, [1, 2, 4], [4, 5]), annotations_of(tmp_path, [1, 2, 3], [4, 6])):
+        assert measured_how(config, LVIS, others) != how
+    config.data.source = "tfds:lvis"
+    how = measured_how(config, LVIS, data_set)
+    config.data.val_split = "validation[:10]"
+    assert measured_how(config, LVIS, data_set) != how

@@ -2,10 +2,12 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation import evaluated_model
@@ -267,6 +269,33 @@ def test_the_best_checkpoint_is_evaluated_and_started_from(dataset, tmp_path):
     np.testing.assert_array_equal(
         initial.parameters["rpn"]["conv"]["kernel"], states[0].trainable["rpn"]["conv"]["kernel"]
     )
+
+
+@pytest.mark.parametrize(("step", "folder", "expected"), [(None, ".", [4]), (BEST, "best", [-1]), (3, ".", [3])])
+def test_hosts_evaluate_the_checkpoint_that_the_first_one_finds(dataset, tmp_path, monkeypatch, step, folder, expected):
+    """This host, the second, sees a newer one, and no best one at all."""
+    config = dataset("seesaw")
+    annotations, _ = validation_set(config)
+    sent, loaded = [], []
+
+    def broadcast(own):
+        sent.append(own)
+        return np.int32(3)
+
+    def load(*given):
+        loaded.append((given[1], given[3]))
+        return evaluated_model.EvaluatedModel(config, None, None, {})
+
+    (tmp_path / "checkpoints").mkdir()
+    seen = SimpleNamespace(latest=lambda: 4, close=lambda: None)
+    monkeypatch.setattr(evaluated_model, "Checkpoints", lambda *_, **__: seen)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+    monkeypatch.setattr(evaluated_model, "trained_model", load)
+    evaluated_model.evaluated_model(config, tmp_path, annotations, step)
+    assert sent == expected
+    assert loaded == [(tmp_path / folder, 3)]
 
 
 def test_evaluation_holds_parameters_alone():

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import struct
 import time
 
@@ -16,15 +17,17 @@ from tensorboardX.proto.event_pb2 import Event
 from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.evaluation.results import ResultWriter
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
-from rog_jax.training import loop
+from rog_jax.training import loop, profile
 from rog_jax.training.checkpoint import Checkpoints
 from rog_jax.training.log import RunLog
+from rog_jax.training.profile import ProfileRequest, StepProfiler
 from rog_jax.training.state import TrainState
 from rog_jax.training.storage import (
     REMEDIES,
     StorageError,
     check_room,
     check_writable,
+    own_partial,
     whole_file,
     writing,
 )
@@ -33,6 +36,7 @@ from tests import faults
 from tests.tiny import tiny_config
 
 LIMIT = 150_000  # bytes: less than the arrays of a checkpoint, more than a log
+PROFILER = "RESOURCE_EXHAUSTED: trace/plugins/profile/vm.xplane.pb; No space left on device"
 TENSORSTORE = "RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 7: No space left on device [os_error_code='28']"
 
 
@@ -49,9 +53,10 @@ def test_every_fault_names_path_and_remedy(number):
     assert (raised.value.errno, raised.value.__cause__.errno) == (number, number)
 
 
-def test_what_the_writer_of_arrays_says_is_understood_and_other_errors_pass():
-    with pytest.raises(StorageError, match="the disk is full"), writing("runs/r50"):
-        raise ValueError(TENSORSTORE)
+def test_what_the_writers_of_arrays_and_traces_say_is_understood_and_other_errors_pass():
+    for error in (ValueError(TENSORSTORE), jax.errors.JaxRuntimeError(PROFILER)):
+        with pytest.raises(StorageError, match="the disk is full"), writing("runs/r50"):
+            raise error
     for other in (ValueError("os error 28"), OSError(errno.ETIMEDOUT, "slow"), KeyboardInterrupt()):
         with pytest.raises(type(other)) as raised, writing("runs/r50"):
             raise other
@@ -168,6 +173,36 @@ def test_a_whole_file_or_none(tmp_path):
     assert [file.read_text() for file in path.parent.iterdir()] == ["first"]
 
 
+def test_two_that_write_one_file_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "metrics.json"
+    with whole_file(path) as first:
+        first.write_text("first")
+        with whole_file(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["first"]
+
+
+def test_two_that_write_one_shard_at_once_do_not_meet(tmp_path):
+    with ResultWriter(tmp_path, "bbox") as first:
+        first.write(iter([{"image_id": 1}]))
+        with ResultWriter(tmp_path, "bbox") as second:
+            second.write(iter([{"image_id": 2}]))
+    (shard,) = tmp_path.iterdir()
+    assert shard.read_text() == '{"image_id":1}\n'
+
+
+def test_what_killed_processes_have_not_finished_goes_when_it_is_old(tmp_path):
+    old, young, another = own_partial(tmp_path / "a"), own_partial(tmp_path / "a"), tmp_path / "model.partial"
+    for path in (old, young, another):
+        path.touch()
+    for path in (old, another):
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
+    with whole_file(tmp_path / "b.json") as partial:
+        partial.touch()
+    assert sorted(tmp_path.iterdir()) == sorted([young, another, tmp_path / "b.json"])
+
+
 def test_results_that_do_not_fit_leave_the_old_ones(tmp_path):
     (tmp_path / "results_bbox.json").write_text("[]")
     message = r"results_bbox\.shard.* cannot be written .*ulimit"
@@ -228,6 +263,20 @@ def test_the_board_has_what_tensorboards_own_writer_has(tmp_path):
     assert len(ours) == 5
 
 
+def test_a_trace_that_does_not_fit_is_told_once(tmp_path, monkeypatch):
+    def fail():
+        raise jax.errors.JaxRuntimeError(PROFILER)
+
+    monkeypatch.setattr(profile, "start_trace", lambda folder: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fail)
+    profiler = StepProfiler(ProfileRequest(tmp_path / "trace", first=1, steps=1))
+    profiler.after_step(())
+    profiler.before_step(())
+    with pytest.raises(StorageError, match=rf"{tmp_path}/trace cannot be written .*the disk is full"):
+        profiler.after_step(())
+    profiler.close()
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     settings = SyntheticSettings(
@@ -250,6 +299,7 @@ def test_folders_are_looked_at_before_data(config, tmp_path):
     (tmp_path / "run" / "eval").touch()
     for use in (
         lambda: loop.train(empty, tmp_path / "file"),
+        lambda: loop.train(empty, tmp_path / "new", ProfileRequest(tmp_path / "file")),
         lambda: evaluate_run(empty, tmp_path / "run"),
         lambda: evaluate_results(empty, tmp_path / "none.json", tmp_path / "run"),
     ):
