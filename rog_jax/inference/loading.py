@@ -70,6 +70,7 @@ def _trained(folder: Path, step: int | None, names: str | Path | None, overrides
     about = checkpoints.about(step)
     checkpoints.close()
     config = overridden(saved_config(about["config"]), overrides)
+    check_conventions(config, about["config"], str(folder))
     categories = read_categories(names) if names else categories_of_run(about)
     check_number(categories, config.model.num_classes, names or folder)
     return Loaded(trained_model(config, folder, None, step), categories)

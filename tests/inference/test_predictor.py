@@ -207,6 +207,8 @@ def test_wrong_checkpoints(run, tmp_path):
         Predictor.from_checkpoint(run[0], step=17)
     with pytest.raises(CheckpointError, match="written by another model"):
         Predictor.from_checkpoint(run[0], overrides={"model.fpn_channels": 16})
+    with pytest.raises(CheckpointError, match=r"config\.rpn\.anchor_scale: checkpoint .*, here 3\.0"):
+        Predictor.from_checkpoint(run[0], overrides={"rpn.anchor_scale": 3.0})
     with pytest.raises(ValueError, match=r"config\.test\.maximum=16"):
         Predictor.from_checkpoint(run[0], overrides={"test.maximum": 16})
     with pytest.raises(ValueError, match="multiple of their number, 8"):
