@@ -61,7 +61,7 @@ def programs(monkeypatch, places):
             log.parent.mkdir(parents=True, exist_ok=True)
             (log.parent / "config.json").write_text('{"steps": 4}')
             step = 2 if "stopped" in fails else 4
-            (log.parent / "train_log.jsonl").write_text(json.dumps({"step": step}))
+            (log.parent / "train_log.jsonl").write_text(json.dumps({"step": step, "loss": 1.0}))
 
     monkeypatch.setattr(runner, "call", called)
     monkeypatch.setattr(runner, "data_settings", lambda data, places: {"data.root": "DATA"})
@@ -196,13 +196,14 @@ def test_a_failing_program_is_shown_with_its_last_lines(tmp_path):
 
 
 STOPPED = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from rog_jax.tools.reproduce import runner
 from rog_jax.tools.reproduce.places import alone_in
 from rog_jax.tools.reproduce.programs import call
 program = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))" + chr(10)
 program += "print('training', os.getpid(), flush=True)" + chr(10) + "time.sleep(600)"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
 try:
     with alone_in(Path(sys.argv[1])), runner._Terminated():
         call(["-c", program], Path(sys.argv[1]) / "log.txt")
