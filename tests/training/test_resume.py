@@ -230,14 +230,20 @@ def test_a_run_goes_on_and_is_evaluated_on_fewer_devices(dataset, tmp_path, monk
     assert "feature memories of 8 devices are left out: 4 devices begin with empty ones" in caplog.text
 
 
-def test_a_last_layer_of_another_kind_is_not_evaluated(dataset, tmp_path):
-    config = dataset("seesaw")
+def untrained(config):
+    """The validation images, what a checkpoint says of a run on them, and its state before the first step."""
     annotations, _ = validation_set(config)
     config.model.num_classes = annotations.num_classes
     definition = ModelDefinition(config)
     state = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.1), data_mesh())
+    return annotations, loop.describe_run(definition.config, annotations), state
+
+
+def test_a_last_layer_of_another_kind_is_not_evaluated(dataset, tmp_path):
+    config = dataset("seesaw")
+    annotations, about, state = untrained(config)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, loop.describe_run(definition.config, annotations))
+    checkpoints.save(state, about)
     checkpoints.close()
     assert evaluated_model.evaluated_model(config, tmp_path, annotations).facts["step"] == 0
     for name, kind, own in (("predictor", "linear", "normed"), ("mask_predictor", "conv", "normed")):
@@ -249,15 +255,12 @@ def test_a_last_layer_of_another_kind_is_not_evaluated(dataset, tmp_path):
 
 def test_the_best_checkpoint_is_evaluated_and_started_from(dataset, tmp_path):
     config = dataset("seesaw")
-    annotations, _ = validation_set(config)
-    config.model.num_classes = annotations.num_classes
-    definition = ModelDefinition(config)
-    fresh = create_state(definition, create_optimizer(definition.config.optim, lambda step: 0.1), data_mesh())
+    annotations, about, fresh = untrained(config)
     checkpoints, states = Checkpoints(tmp_path), []
     for step in (3, 4):
         trainable = jax.tree.map(lambda x, step=step: x * step, fresh.trainable)
         states.append(fresh._replace(step=fresh.step + step, trainable=trainable))
-        checkpoints.save(states[-1], loop.describe_run(definition.config, annotations))
+        checkpoints.save(states[-1], about)
         checkpoints.wait()
     with held(tmp_path, 3) as copy:
         keep_if_best(tmp_path, copy, "segm/AP", 0.1, {})
