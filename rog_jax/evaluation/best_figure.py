@@ -25,8 +25,13 @@ logger = logging.getLogger(__name__)
 WITHOUT_EFFECT = ("batch_size", "best_figure", "evaluator", "figures", "pictures", "report", "written_detections")
 """Settings of `config.test` that change no figure; with other values of the others, figures are not compared."""
 DATA = ("test_short_side", "max_long_side", "shapes")
+MODEL = {
+    "rpn": ("test_pre_nms", "test_proposals", "proposals_per_level", "nms_iou", "min_size"),
+    "roi": ("sampling_ratio", "max_sampling_ratio", "temperature"),
+}
 OPENIMAGES_FILES = ("hierarchy_json", "val_labels_csv")
-"""Settings of `config.data`, and files of `config.data.openimages`, that change figures besides the annotations."""
+"""Settings of `config.data`, of the detector where another value takes the same weights, and files of
+`config.data.openimages`, that change figures besides the annotations."""
 
 
 def figure_path(name: str, protocol: Protocol, masks: bool) -> str:
@@ -64,6 +69,7 @@ def measured_how(config: ConfigDict, protocol: Protocol, annotations: Annotation
         annotations: that it is evaluated on.
     """
     data, test = json.loads(config.data.to_json()), json.loads(config.test.to_json())
+    model = {section: json.loads(config[section].to_json()) for section in MODEL}
     digest = hashlib.sha256()
     for ids in (annotations.image_ids, annotations.category_ids):
         digest.update(json.dumps(np.asarray(ids).tolist()).encode())
@@ -73,6 +79,7 @@ def measured_how(config: ConfigDict, protocol: Protocol, annotations: Annotation
         "images": annotations.num_images,
         "ids": digest.hexdigest(),
         "data": {name: data[name] for name in DATA} | {n: Path(data["openimages"][n]).name for n in OPENIMAGES_FILES},
+        "model": {section: {name: model[section][name] for name in names} for section, names in MODEL.items()},
         "test": {name: setting for name, setting in test.items() if name not in WITHOUT_EFFECT},
     }
 

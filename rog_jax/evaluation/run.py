@@ -47,7 +47,7 @@ from rog_jax.training.loop import git_commit
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, to_devices
-from rog_jax.training.storage import check_writable
+from rog_jax.training.storage import check_writable, only_writer
 from rog_jax.training.tensorboard import Board
 
 logger = logging.getLogger(__name__)
@@ -69,20 +69,35 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, step: int | str | None
     Raises:
         CheckpointError: there is no such checkpoint, or it is another model's.
         DataError: annotations or images are not what the config says, or their categories not those of training.
-        StorageError: the folder cannot be written to; what it held before is whole.
+        StorageError: another evaluation is at work in the folder, or it cannot be written to; what it held is whole.
         ValueError: the annotations lack what evaluation needs, such as an object's area.
     """
     workdir = Path(workdir)
-    check_writable(workdir / "eval")
-    annotations, truth = validation_set(config)
-    protocol = protocol_of(config)  # what is wrong there should be said before the inference, not after hours of it
-    model = evaluated_model(config, workdir, annotations, step)
-    if step == BEST:
-        keeping = contextlib.nullcontext(_keep_nothing)
+    with written_by_first_host(workdir / "eval"):
+        annotations, truth = validation_set(config)
+        protocol = protocol_of(config)  # what is wrong there should be said before the inference, not hours later
+        model = evaluated_model(config, workdir, annotations, step)
+        if step == BEST:
+            keeping = contextlib.nullcontext(_keep_nothing)
+        else:
+            keeping = keeping_best(config, workdir, model, protocol, annotations)
+        with keeping as keep:
+            return _evaluated(config, model, annotations, truth, workdir, keep)
+
+
+@contextlib.contextmanager
+def written_by_first_host(folder: Path) -> Iterator[None]:
+    """A folder for the results and figures of one evaluation at a time: two would read each other's detections.
+
+    Raises:
+        StorageError: another evaluation is at work there, or it cannot be written to.
+    """
+    if jax.process_index() == 0:
+        with only_writer(folder):
+            yield
     else:
-        keeping = keeping_best(config, workdir, model, protocol, annotations)
-    with keeping as keep:
-        return _evaluated(config, model, annotations, truth, workdir, keep)
+        check_writable(folder)
+        yield
 
 
 def _keep_nothing(metrics: Mapping[str, Any]) -> None:
@@ -185,12 +200,12 @@ def evaluate_results(
         StorageError: the folder cannot be written to.
     """
     folder = Path(workdir) / "eval"
-    check_writable(folder)
-    results = results_by_kind(results_json)
-    facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
-    metrics, diagnosis = write_figures(config, evaluation_truth(config), results, folder, facts)
-    if diagnosis:
-        print(write_report([Path(workdir)], folder / "report.html"))
+    with written_by_first_host(folder):
+        results = results_by_kind(results_json)
+        facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
+        metrics, diagnosis = write_figures(config, evaluation_truth(config), results, folder, facts)
+        if diagnosis:
+            print(write_report([Path(workdir)], folder / "report.html"))
     return metrics
 
 

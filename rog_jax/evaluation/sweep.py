@@ -27,13 +27,13 @@ from rog_jax.evaluation.run import (
     results_by_kind,
     validation_batches,
     validation_set,
+    written_by_first_host,
 )
 from rog_jax.evaluation.summary import SCHEMA, write_json
 from rog_jax.evaluation.truth import Truth
 from rog_jax.training.out_of_memory import INFERENCE_ADVICE, advice_where_memory_ends
 from rog_jax.training.state import data_mesh
 from rog_jax.training.step import make_predict_step, make_sweep_step, to_devices
-from rog_jax.training.storage import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ def sweep_run(
     baseline = read_sweep(against) if against else None
     workdir, config = Path(workdir), config.copy_and_resolve_references()
     folder = workdir / "eval" / "sweep"
-    check_writable(folder)
     config.test.max_detections = max(caps)
-    annotations, truth = validation_set(config)
-    model = evaluated_model(config, workdir, annotations, step)
-    results = _results_by_gamma(model, annotations, truth, gammas, folder)
-    if jax.process_index() != 0:
-        return []
-    return _finish(config, truth, results, caps, folder, model.facts, baseline)
+    with written_by_first_host(folder):
+        annotations, truth = validation_set(config)
+        model = evaluated_model(config, workdir, annotations, step)
+        results = _results_by_gamma(model, annotations, truth, gammas, folder)
+        if jax.process_index() != 0:
+            return []
+        return _finish(config, truth, results, caps, folder, model.facts, baseline)
 
 
 def _results_by_gamma(
@@ -130,10 +130,10 @@ def sweep_results(
     _check(config, caps, (0.0,))
     baseline = read_sweep(against) if against else None
     folder = Path(workdir) / "eval" / "sweep"
-    check_writable(folder)
-    results = results_by_kind(results_json)
-    facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
-    return _finish(config, evaluation_truth(config), {0.0: results}, caps, folder, facts, baseline)
+    with written_by_first_host(folder):
+        results = results_by_kind(results_json)
+        facts = {"results": {kind: str(path) for kind, path in results._asdict().items() if path is not None}}
+        return _finish(config, evaluation_truth(config), {0.0: results}, caps, folder, facts, baseline)
 
 
 def _check(config: ConfigDict, caps: Sequence[int], gammas: Sequence[float]) -> None:

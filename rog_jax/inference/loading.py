@@ -15,6 +15,7 @@ from rog_jax.inference.categories import (
     check_number,
     read_categories,
 )
+from rog_jax.models.recipe import with_recipe
 from rog_jax.training.best import read_best
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.initial import check_conventions, load_initial, with_settings
@@ -70,7 +71,7 @@ def _trained(folder: Path, step: int | None, names: str | Path | None, overrides
     about = checkpoints.about(step)
     checkpoints.close()
     config = overridden(saved_config(about["config"]), overrides)
-    check_conventions(config, about["config"], str(folder))
+    check_conventions(with_recipe(config), about["config"], str(folder))
     categories = read_categories(names) if names else categories_of_run(about)
     check_number(categories, config.model.num_classes, names or folder)
     return Loaded(trained_model(config, folder, None, step), categories)

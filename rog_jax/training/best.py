@@ -136,11 +136,11 @@ def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, mea
     with writing(folder), _locked(folder):
         _put_back(folder)
         best = _read(folder)
-        if best is not None and any(best[key] != how[key] for key in how):
+        if best is not None and best | how != best:
             logger.warning(
-                "step %d: %s %.4f is not compared with the best of %s, step %d: %s %.4f, which was measured with other "
-                "settings or on other data; remove that folder to begin anew",
-                *(step, figure, value, folder, best["step"], best["figure"], best["value"]),
+                "step %d: %s %.4f is not compared with the best of %s, step %d: %s %.4f, which was measured otherwise, "
+                "or by a program that did not say how (%s); remove that folder to begin anew",
+                *(step, figure, value, folder, best["step"], best["figure"], best["value"], _differing(best, how)),
             )
             return False
         if best is not None and value <= best["value"]:
@@ -160,6 +160,12 @@ def keep_if_best(workdir: str | Path, copy: Path, figure: str, value: float, mea
         _put_back(folder)
     logger.info("step %d is the best so far, kept in %s: %s %.4f", step, folder, figure, value)
     return True
+
+
+def _differing(best: Mapping[str, Any], how: Mapping[str, Any]) -> str:
+    """Names of what was another when the best was measured."""
+    old, new = ({"figure": each["figure"], **each["measured"]} for each in (best, how))
+    return ", ".join(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -50,7 +50,7 @@ def train(
     workdir: str | Path,
     profile: ProfileRequest | None = None,
     watchers: Sequence[Watcher] = (),
-    open_mirror: Callable[[], Mirror] | None = None,
+    open_mirror: Callable[[], Mirror | None] | None = None,
 ) -> TrainState:
     """Trains to the end of the schedule, from the newest checkpoint in `workdir` if there is one.
 
@@ -163,7 +163,9 @@ def train(
         for used in (checkpoints, loader, profiler):
             stack.callback(used.close)
         speaks = jax.process_index() == 0
-        mirror = stack.enter_context(contextlib.closing(open_mirror())) if open_mirror and speaks else None
+        mirror = open_mirror() if open_mirror and speaks else None
+        if mirror is not None:
+            stack.callback(mirror.close)
         log = RunLog(
             workdir,
             start=start,

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import logging
 import os
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_BYTES = 64 * 1024
 LEFT_OVER_SECONDS = 24 * 3600
+NAME_BYTES = 220
 FULL = "the disk is full: free some of it"
 REMEDIES = {
     errno.ENOSPC: FULL,
@@ -103,7 +105,8 @@ def whole_file(path: str | Path, afterwards: str = AGAIN) -> Iterator[Path]:
 
 def own_partial(path: Path) -> Path:
     """A name beside a path to write to before it is whole, which no other process or thread takes at the same time."""
-    return path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
+    name = os.fsdecode(os.fsencode(path.name)[:NAME_BYTES])  # a long name and more would be too long
+    return path.with_name(f"{name}.partial-{secrets.token_hex(8)}")
 
 
 @functools.cache
@@ -113,6 +116,28 @@ def _remove_left_over(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > LEFT_OVER_SECONDS:
                 left.unlink()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """A folder that can be written to, by this program alone as long as the context lasts; made if not there.
+
+    Raises:
+        StorageError: another program has it, or it cannot be written to.
+    """
+    check_writable(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            words = f"another program writes into {folder}: wait until it has ended. {AGAIN}"
+            raise StorageError(error.errno, words) from error
+        except OSError:  # a file system without locks leaves that to the user
+            logger.debug("%s has no locks", folder)
+        yield
 
 
 def check_writable(*folders: Path, afterwards: str = AGAIN) -> None:

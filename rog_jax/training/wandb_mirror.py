@@ -54,11 +54,12 @@ class WandbMirror:
             logger.warning("Weights & Biases is sent nothing more of this run: %s: %s", type(error).__name__, error)
 
 
-def wandb_opener(project: str, workdir: Path, config: ConfigDict) -> Callable[[], WandbMirror]:
+def wandb_opener(project: str, workdir: Path, config: ConfigDict) -> Callable[[], WandbMirror | None]:
     """What opens a run in a project, the same one for the same folder, once this one is known to be able to start.
 
     Raises:
         ImportError: the package is missing.
+        RuntimeError: by the call: the run cannot be opened; one that was opened before goes on without.
         StorageError: by the call: the folder cannot be written to.
     """
     try:
@@ -66,11 +67,19 @@ def wandb_opener(project: str, workdir: Path, config: ConfigDict) -> Callable[[]
     except ImportError as error:
         raise ImportError("--wandb needs the package wandb: pip install wandb, and once wandb login") from error
 
-    def opened() -> WandbMirror:
+    def opened() -> WandbMirror | None:
         file = workdir / RUN_FILE
         known = file.read_text().strip() if file.is_file() else None
         settings = json.loads(config.to_json_best_effort())
-        run = wandb.init(project=project, name=workdir.name, id=known, resume="allow", config=settings)
+        try:
+            run = wandb.init(project=project, name=workdir.name, id=known, resume="allow", config=settings)
+        except Exception as error:
+            if known is None:
+                raise RuntimeError(
+                    f"--wandb {project}: the run cannot be opened ({error}): wandb login, or leave --wandb out"
+                ) from error
+            logger.warning("Weights & Biases cannot be reached, and the run goes on without it: %s", error)
+            return None
         if known is None:
             with whole_file(file) as partial:
                 partial.write_text(run.id + "\n")

@@ -16,7 +16,7 @@ from rog_jax.data.images import UnreadableImage
 from rog_jax.data.transforms import ExampleSettings, make_example
 from rog_jax.evaluation.run import evaluate_run
 from rog_jax.training.best import held, keep_if_best
-from rog_jax.training.checkpoint import CheckpointError
+from rog_jax.training.checkpoint import CheckpointError, Checkpoints
 from rog_jax.training.initial import InitialWeights, load_initial, save_initial
 from tests.tiny import SHAPES
 
@@ -164,6 +164,18 @@ def test_a_checkpoint_by_its_path_and_overrides(run, predictor, random_pictures)
     few = Predictor.from_checkpoint(run[0] / "checkpoints" / "0", overrides={"test.max_detections": 3})
     assert max(map(len, few(random_pictures[:4]))) == 3  # though the run writes more than its own limit
     assert max(map(len, predictor(random_pictures[:8]))) == run[1].test.written_detections
+
+
+def test_settings_that_an_older_run_left_open(run, predictor, monkeypatch):
+    inner = Checkpoints.about
+
+    def older(self, step=None):
+        about = inner(self, step)
+        about["config"]["roi"]["predictor"] = "auto"
+        return about
+
+    monkeypatch.setattr(Checkpoints, "about", older)
+    assert Predictor.from_checkpoint(run[0]).config.roi.predictor == predictor.config.roi.predictor == "linear"
 
 
 def test_the_best_checkpoint_by_its_path(run, predictor, random_pictures, tmp_path):

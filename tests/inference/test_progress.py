@@ -145,6 +145,18 @@ def test_weights_and_biases_gets_the_same_and_goes_on_with_its_run(run, tmp_path
     assert (runs[0].given["id"], runs[1].given["id"]) == (None, "abc")
 
 
+def test_weights_and_biases_out_of_reach_ends_a_run_at_its_start_alone(run, tmp_path, monkeypatch, caplog):
+    def init(**given):
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(RuntimeError, match=r"no route.*wandb login, or leave --wandb out"):
+        wandb_mirror.wandb_opener("tails", tmp_path, run[1])()
+    (tmp_path / wandb_mirror.RUN_FILE).write_text("abc\n")
+    assert wandb_mirror.wandb_opener("tails", tmp_path, run[1])() is None
+    assert "goes on without it: no route" in caplog.text
+
+
 def test_an_error_of_weights_and_biases_does_not_end_training(caplog):
     broken = FakeRun(id=None)
 

@@ -103,6 +103,7 @@ def test_figures_measured_otherwise_are_not_compared(tmp_path, caplog):
     assert not evaluate(tmp_path, 2, 0.9, figure="segm/APr")
     assert not evaluate(tmp_path, 2, 0.9, measured=HOW | {"annotations": "ten_images.json"})
     assert "segm/APr 0.9000 is not compared with the best of" in caplog.text
+    assert "did not say how (annotations)" in caplog.text
     assert_best_is(tmp_path, 1)
 
 
@@ -430,6 +431,8 @@ def test_what_changes_a_figure_is_in_how_it_was_measured(tmp_path, data_set):
         "data.shapes": (((32, 32),), False),
         "data.openimages.hierarchy_json": ("other.json", False),
         "test.nms_iou": (0.3, False),
+        "rpn.test_proposals": (7, False),
+        "roi.sampling_ratio": (5, False),
     }
     for name, (value, same) in settings.items():
         other = config.copy_and_resolve_references()

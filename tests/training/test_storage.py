@@ -27,6 +27,7 @@ from rog_jax.training.storage import (
     StorageError,
     check_room,
     check_writable,
+    only_writer,
     own_partial,
     whole_file,
     writing,
@@ -190,6 +191,24 @@ def test_two_that_write_one_shard_at_once_do_not_meet(tmp_path):
             second.write(iter([{"image_id": 2}]))
     (shard,) = tmp_path.iterdir()
     assert shard.read_text() == '{"image_id":1}\n'
+
+
+def test_one_evaluation_at_a_time_writes_into_a_folder(tmp_path):
+    with only_writer(tmp_path / "eval"):
+        taken = pytest.raises(StorageError, match=r"another program writes into .*eval: wait until it has ended")
+        with taken, only_writer(tmp_path / "eval"):
+            pass
+        with only_writer(tmp_path / "other"):
+            pass
+    with only_writer(tmp_path / "eval"):
+        pass
+
+
+def test_long_names_have_room_for_what_is_partial(tmp_path):
+    long = tmp_path / ("ö" * 120 + ".jpg.jpg")  # 248 of 255 bytes
+    with whole_file(long) as partial:
+        partial.touch()
+    assert [path.name for path in tmp_path.iterdir()] == [long.name]
 
 
 def test_what_killed_processes_have_not_finished_goes_when_it_is_old(tmp_path):
