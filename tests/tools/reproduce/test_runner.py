@@ -157,6 +157,19 @@ def test_records_of_other_settings_are_refused(places):
         read_record(places, RUN, 0)
     with pytest.raises(RecordError, match=f"{RUN.name}.seed0.json is broken"):
         status(list(TARGETS.values()), places)
+    assert "0 of   5 finished" in status([TARGETS["table4"]], places)
+
+
+def test_the_time_is_told_without_records_that_do_not_say(places, caplog):
+    path = write_record(places, RUN, 0, content(seconds=6000.0)).path
+    text = path.read_text()
+    path.with_name("gone.seed0.json").write_text(text.replace('"drawn"', '"a set of yesterday"'))
+    path.with_name("broken.seed0.json").write_text("{")
+    told = status([TARGETS["table4"]], places)
+    assert told.endswith("at 100 min a run so far")
+    assert "gone.seed0.json is of a set that is not known" in caplog.text
+    assert "broken.seed0.json is broken" in caplog.text
+    assert path.name not in caplog.text
 
 
 def test_quick_records_are_not_taken_for_others(places):
@@ -305,11 +318,16 @@ def test_an_unrelated_broken_record_does_not_end_the_queue(places, programs, cap
     other = object_level("eqlv2")
     record_path(places, other, 0).parent.mkdir(parents=True)
     record_path(places, other, 0).write_text("{")
-    main(["table3", "--quick", "--work", str(places.work), "--out", str(places.out)])
+    command = ["table3", "--quick", "--work", str(places.work), "--out", str(places.out)]
+    main(command)
     assert (places.out / "table3.md").is_file()
     assert not (places.out / "table1.md").exists()
     assert "no page of table1" in capsys.readouterr().err
     assert [path.name for path in places.work.iterdir()] == ["quick"]
+    (places.out / "table3.md").unlink()
+    main([*command, "--seeds", "2", "--minutes", "0"])
+    assert "the same command goes on" in capsys.readouterr().out
+    assert (places.out / "table3.md").is_file()
 
 
 def negatives(annotations: Annotations, image: int) -> set[int]:
