@@ -209,13 +209,15 @@ def test_a_failing_program_is_shown_with_its_last_lines(tmp_path):
 
 
 STOPPED = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from rog_jax.tools.reproduce import runner
 from rog_jax.tools.reproduce.places import alone_in
 from rog_jax.tools.reproduce.programs import call
 program = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))" + chr(10)
 program += "print('training', os.getpid(), flush=True)" + chr(10) + "time.sleep(600)"
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which these tests may be told to ignore, as in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with alone_in(Path(sys.argv[1])), runner._Terminated():
         call(["-c", program], Path(sys.argv[1]) / "log.txt")
@@ -239,7 +241,7 @@ def at_work(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_training_and_waits_for_it(at_work, tmp_path, number):
     process, _ = at_work
     os.killpg(process.pid, number)  # SIGINT as the terminal's Ctrl-C: the training must hear of it as SIGTERM
@@ -247,20 +249,35 @@ def test_a_signal_reaches_the_training_and_waits_for_it(at_work, tmp_path, numbe
     assert (tmp_path / "log.txt").read_text().endswith("saved\n")
 
 
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runner._Terminated():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_training_whose_parent_was_killed_keeps_the_folder(at_work, tmp_path):
     process, training = at_work
-    process.kill()
-    process.wait()
-    with pytest.raises(RuntimeError, match="another program"), alone_in(tmp_path):
-        pass
+    for ends, holders in ((False, {process.pid, training}), (True, {training})):
+        if ends:
+            process.kill()
+            process.wait()
+        with pytest.raises(RuntimeError, match="another program") as refused, alone_in(tmp_path):
+            pass
+        named = re.search(r"\(process ([\d, ]+)\)", str(refused.value))[1]
+        assert set(map(int, named.split(", "))) == holders
     os.kill(training, signal.SIGTERM)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "log.txt").read_text().endswith("saved\n"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(0.5)  # until it has ended
-    with alone_in(tmp_path):
-        pass
+    while True:
+        try:
+            with alone_in(tmp_path):
+                break
+        except RuntimeError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (tmp_path / "log.txt").read_text().endswith("saved\n")
 
 
 def test_status_counts_shared_runs_once(places):
