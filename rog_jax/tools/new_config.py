@@ -85,18 +85,30 @@ def new_config(given: argparse.Namespace) -> Path:
 
 
 def check_same_categories(train: Annotations, val: Annotations) -> None:
-    """Refuses a validation set that evaluation would not take for this training set's.
+    """Refuses a validation set that evaluation would not take for this training set's, by the categories' ids.
+
+    Of another name under the same id, it prints a remark: evaluation goes by ids, and names may be spelled anew.
 
     Raises:
-        NotReady: names the first difference.
+        NotReady: names the first id that one of them lacks.
     """
     ours, theirs = (dict(zip(one.category_ids.tolist(), one.category_names, strict=True)) for one in (train, val))
-    different = next((key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)), None)
-    if different is not None:
-        names = [f"{one.get(different, 'missing')} in {file.source}" for one, file in ((ours, train), (theirs, val))]
+
+    def both(key: int) -> str:
+        return " and ".join(
+            f"{names.get(key, 'missing')} in {one.source}" for names, one in ((ours, train), (theirs, val))
+        )
+
+    if lacking := ours.keys() ^ theirs.keys():
         raise NotReady(
-            f"training and validation have other categories; the first that differs is {different}: "
-            f"{' and '.join(names)}. Give both files the same list of categories"
+            f"training and validation have other categories; the first that differs is {min(lacking)}: "
+            f"{both(min(lacking))}. Give both files the same list of categories"
+        )
+    renamed = [key for key in sorted(ours) if ours[key] != theirs[key]]
+    if renamed:
+        print(
+            f"{len(renamed)} categories have another name in validation; the first is {renamed[0]}: {both(renamed[0])}."
+            " If they are not the same, no figure will mean anything"
         )
 
 

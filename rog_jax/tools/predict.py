@@ -196,8 +196,10 @@ class _Results(contextlib.ExitStack):
 def _image_ids(annotations: Path, pictures: Iterable[Path]) -> dict[Path, int]:
     """The ids of the pictures that the annotations know, by as much of their path as the annotations give.
 
+    Of several pictures with an image's file name, the one that shares most of its path has the id.
+
     Raises:
-        DataError: they cannot be read, know none, or two images as well as each other, or one as two pictures.
+        DataError: they cannot be read, know none, or two images or two pictures fit each other equally well.
     """
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
@@ -211,23 +213,19 @@ def _image_ids(annotations: Path, pictures: Iterable[Path]) -> dict[Path, int]:
         raise DataError(
             f"{annotations} is no file in LVIS's or COCO's format ({type(error).__name__}: {error})"
         ) from error
-    found = {path: _best_match(path, known[path.name], annotations) for path in pictures if path.name in known}
-    if not found:
+    matches: dict[int, list[tuple[int, Path]]] = defaultdict(list)
+    for path in pictures:
+        if path.name in known:
+            number, parts = _best_match(path, known[path.name], annotations)
+            matches[number].append((parts, path))
+    if not matches:
         first = next(iter(known), "missing")
         raise DataError(f"{annotations} knows none of the pictures by name: its first is {first}")
-    by_id: dict[int, Path] = {}
-    for path, number in found.items():
-        other = by_id.setdefault(number, path)
-        if other != path:
-            raise DataError(
-                f"{annotations} has one image, {number}, for {other} and {path}: give one of these pictures only, or "
-                "annotations with folders in their file names"
-            )
-    return found
+    return {_best_picture(number, found, annotations): number for number, found in matches.items()}
 
 
-def _best_match(picture: Path, candidates: list[tuple[str, int]], annotations: Path) -> int:
-    """The id of the image whose path ends as the picture's does, over the most folders."""
+def _best_match(picture: Path, candidates: list[tuple[str, int]], annotations: Path) -> tuple[int, int]:
+    """The id of the image whose path ends as the picture's does over the most parts, and how many these are."""
 
     def shared(path: str) -> int:
         pairs = zip(reversed(Path(path).parts), reversed(picture.resolve().parts), strict=False)
@@ -237,6 +235,18 @@ def _best_match(picture: Path, candidates: list[tuple[str, int]], annotations: P
     best = [number for path, number in candidates if shared(path) == most]
     if len(best) > 1:
         raise DataError(f"{annotations} has several images for {picture}: {', '.join(map(str, best[:3]))}")
+    return best[0], most
+
+
+def _best_picture(number: int, found: list[tuple[int, Path]], annotations: Path) -> Path:
+    """The picture that shares most parts of its path with an image, of those with its file's name."""
+    most = max(parts for parts, _ in found)
+    best = [path for parts, path in found if parts == most]
+    if len(best) > 1:
+        raise DataError(
+            f"{annotations} has one image, {number}, for {best[0]} and {best[1]}: give one of these pictures only, or "
+            "annotations with more folders in their file names"
+        )
     return best[0]
 
 

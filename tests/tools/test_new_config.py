@@ -157,9 +157,6 @@ def test_validation_images_fit_into_the_shapes(annotations):
 
 
 def test_other_categories_in_validation(data, tmp_path):
-    def renamed(content):
-        content["categories"][2]["name"] = "other"
-
     def lacks_one(content):
         last = content["categories"].pop()["id"]
         content["annotations"] = [one for one in content["annotations"] if one["category_id"] != last]
@@ -167,10 +164,21 @@ def test_other_categories_in_validation(data, tmp_path):
             for key in ("neg_category_ids", "not_exhaustive_category_ids"):
                 image[key] = [number for number in image[key] if number != last]
 
-    for change, message in ((renamed, "differs is 3: .* and other in"), (lacks_one, "differs is 6: .* and missing in")):
-        with pytest.raises(SystemExit, match=message):
-            call(changed(data, "val_json", tmp_path, change), tmp_path / "mine.py")
+    with pytest.raises(SystemExit, match=r"differs is 6: .* and missing in"):
+        call(changed(data, "val_json", tmp_path, lacks_one), tmp_path / "mine.py")
     assert not (tmp_path / "mine.py").exists()
+
+
+def test_other_names_in_validation_are_remarked(data, tmp_path, capsys):
+    def renamed(content):
+        content["categories"][2]["name"] = "other"
+
+    call(changed(data, "val_json", tmp_path, renamed), tmp_path / "mine.py")
+    assert (tmp_path / "mine.py").exists()
+    assert "the first is 3: " in (printed := capsys.readouterr().out)
+    assert f" and other in {tmp_path}" in printed
+    call(data, tmp_path / "same.py")
+    assert "another name" not in capsys.readouterr().out
 
 
 def test_reasons_are_those_of_the_bound_that_applied(annotations):

@@ -97,6 +97,15 @@ def test_image_ids_by_as_much_of_the_path_as_there_is(tmp_path):
         predict._image_ids(path, [tmp_path / "x" / "2.jpg", tmp_path / "y" / "2.jpg"])
 
 
+def test_an_image_is_the_picture_that_shares_most_of_its_path(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"images": [{"file_name": "a/1.jpg", "id": 3}]}))
+    pictures = [tmp_path / folder / "1.jpg" for folder in ("other", "a", "more")]
+    assert predict._image_ids(path, pictures) == {pictures[1]: 3}
+    with pytest.raises(DataError, match=r"one image, 3, for .*b/a/1\.jpg and .*c/a/1\.jpg: .*more folders"):
+        predict._image_ids(path, [tmp_path / folder / "a" / "1.jpg" for folder in ("b", "c")])
+
+
 def test_a_loss_of_the_user_s_own(run, tmp_path):  # noqa: F811
     recipe = tmp_path / "own.py"
     recipe.write_text("raise ValueError('this recipe was run')")

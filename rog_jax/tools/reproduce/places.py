@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,13 +41,30 @@ def alone_in(work: Path) -> Iterator[None]:
     A program that `call` started keeps it closed too, where this one was killed and the other goes on.
 
     Raises:
-        RuntimeError: there is one.
+        RuntimeError: there is one; says its process ids.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
+    lock = work / "lock"
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RuntimeError(f"another program reproduces in {work}: wait for it, or give another --work") from error
+            known = ", ".join(map(str, _holders(lock)))
+            raise RuntimeError(
+                f"another program reproduces in {work}{f' (process {known})' if known else ''}: wait for it, end it by "
+                "SIGTERM, or give another --work"
+            ) from error
         os.set_inheritable(file.fileno(), True)
         yield
+
+
+def _holders(lock: Path) -> list[int]:
+    """Other processes that have the file open, where Linux tells: an id in the file would be that of a killed parent,
+    not of the training that it left.
+    """
+    found = set()
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if os.readlink(link) == str(lock.resolve()):
+                found.add(int(Path(link).parts[2]))
+    return sorted(found - {os.getpid()})

@@ -48,7 +48,7 @@ def call(arguments: Sequence[str], log: Path, devices: int = 1) -> None:
     """Runs `python ARGUMENTS` in the source tree; what it prints is added to a log.
 
     Where this program is stopped, the other is told by SIGTERM and waited for: training then saves a checkpoint. It is
-    out of reach of the terminal's own Ctrl-C, and holds the lock of `alone_in` as long as it runs.
+    out of reach of the terminal's own Ctrl-C and SIGHUP, and holds the lock of `alone_in` as long as it runs.
 
     Args:
         arguments: of Python.

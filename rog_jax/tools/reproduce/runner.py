@@ -112,13 +112,17 @@ def _in_words(record: Record) -> str:
 
 
 class _Terminated:
-    """SIGTERM ends the program as Ctrl-C does, so that the training at work is told and waited for."""
+    """SIGTERM, and SIGHUP of a terminal that closes, end the program as Ctrl-C does: the training at work, which hears
+    neither, is told and waited for. What is ignored stays so, as nohup wants it.
+    """
 
     def __enter__(self) -> None:
-        self._previous = signal.signal(signal.SIGTERM, self._stop)
+        heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._stop) for number in heard}
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
     @staticmethod
     def _stop(number: int, frame: FrameType | None) -> None:

@@ -1,11 +1,14 @@
 """What is finished, what remains, and how long that may take."""
 
+import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rog_jax.tools.reproduce.places import Places
-from rog_jax.tools.reproduce.records import Record, open_record, read_record
+from rog_jax.tools.reproduce.records import Record, RecordError, open_record, read_record
 from rog_jax.tools.reproduce.targets import Target
+
+logger = logging.getLogger(__name__)
 
 RECIPE_EPOCHS = {"ccp": 28, "drawn": 6, "sprites": 6, "openimages": 6}
 """Of the sets' recipes."""
@@ -17,13 +20,13 @@ def status(targets: Sequence[Target], places: Places, seeds: int | None = None) 
     """A line for each target, and one for all; runs that several targets share are counted for the first.
 
     Times are by the clock: the median of the run's own records, or else of those of the same set, or of all, epoch by
-    epoch.
+    epoch. Records that tell no time are warned of.
 
     Raises:
-        RecordError: a record is broken, or another run's.
+        RecordError: a target's own record is broken, or another run's.
     """
     known: set[tuple[str, int]] = set()
-    records = [open_record(path) for path in sorted((places.out / "runs").glob("*.json"))]
+    records = list(_timed_records(places))
     lines, left = [], 0.0
     for target in targets:
         wanted = [(run, seed) for run, seed in target.wanted(seeds) if (run.name, seed) not in known]
@@ -38,6 +41,20 @@ def status(targets: Sequence[Target], places: Places, seeds: int | None = None) 
         )
     measured = f", at {statistics.median(map(_seconds, records)) / 60:.0f} min a run so far" if records else ""
     return "\n".join([*lines, f"{'in all':<12} {left / 3600:.1f} h left{measured}"])
+
+
+def _timed_records(places: Places) -> Iterator[Record]:
+    """Those of any target, or none: what is wrong with one that nobody asked for must not end the queue."""
+    for path in sorted((places.out / "runs").glob("*.json")):
+        try:
+            record = open_record(path)
+        except RecordError as error:
+            logger.warning("not counted for the time: %s", error)
+            continue
+        if record.content["run"].get("data") in RECIPE_EPOCHS:
+            yield record
+        else:
+            logger.warning("not counted for the time: %s is of a set that is not known", path)
 
 
 def expected_seconds(run: dict, records: Sequence[Record]) -> float:

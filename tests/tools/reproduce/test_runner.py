@@ -157,6 +157,19 @@ def test_records_of_other_settings_are_refused(places):
         read_record(places, RUN, 0)
     with pytest.raises(RecordError, match=f"{RUN.name}.seed0.json is broken"):
         status(list(TARGETS.values()), places)
+    assert "0 of   5 finished" in status([TARGETS["table4"]], places)
+
+
+def test_the_time_is_told_without_records_that_do_not_say(places, caplog):
+    path = write_record(places, RUN, 0, content(seconds=6000.0)).path
+    text = path.read_text()
+    path.with_name("gone.seed0.json").write_text(text.replace('"drawn"', '"a set of yesterday"'))
+    path.with_name("broken.seed0.json").write_text("{")
+    told = status([TARGETS["table4"]], places)
+    assert told.endswith("at 100 min a run so far")
+    assert "gone.seed0.json is of a set that is not known" in caplog.text
+    assert "broken.seed0.json is broken" in caplog.text
+    assert path.name not in caplog.text
 
 
 def test_quick_records_are_not_taken_for_others(places):
@@ -203,7 +216,8 @@ from rog_jax.tools.reproduce.places import alone_in
 from rog_jax.tools.reproduce.programs import call
 program = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))" + chr(10)
 program += "print('training', os.getpid(), flush=True)" + chr(10) + "time.sleep(600)"
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which these tests may be told to ignore, as in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with alone_in(Path(sys.argv[1])), runner._Terminated():
         call(["-c", program], Path(sys.argv[1]) / "log.txt")
@@ -227,7 +241,7 @@ def at_work(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_training_and_waits_for_it(at_work, tmp_path, number):
     process, _ = at_work
     os.killpg(process.pid, number)  # SIGINT as the terminal's Ctrl-C: the training must hear of it as SIGTERM
@@ -235,20 +249,35 @@ def test_a_signal_reaches_the_training_and_waits_for_it(at_work, tmp_path, numbe
     assert (tmp_path / "log.txt").read_text().endswith("saved\n")
 
 
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runner._Terminated():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_training_whose_parent_was_killed_keeps_the_folder(at_work, tmp_path):
     process, training = at_work
-    process.kill()
-    process.wait()
-    with pytest.raises(RuntimeError, match="another program"), alone_in(tmp_path):
-        pass
+    for ends, holders in ((False, {process.pid, training}), (True, {training})):
+        if ends:
+            process.kill()
+            process.wait()
+        with pytest.raises(RuntimeError, match="another program") as refused, alone_in(tmp_path):
+            pass
+        named = re.search(r"\(process ([\d, ]+)\)", str(refused.value))[1]
+        assert set(map(int, named.split(", "))) == holders
     os.kill(training, signal.SIGTERM)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "log.txt").read_text().endswith("saved\n"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(0.5)  # until it has ended
-    with alone_in(tmp_path):
-        pass
+    while True:
+        try:
+            with alone_in(tmp_path):
+                break
+        except RuntimeError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (tmp_path / "log.txt").read_text().endswith("saved\n")
 
 
 def test_status_counts_shared_runs_once(places):
@@ -306,11 +335,16 @@ def test_an_unrelated_broken_record_does_not_end_the_queue(places, programs, cap
     other = object_level("eqlv2")
     record_path(places, other, 0).parent.mkdir(parents=True)
     record_path(places, other, 0).write_text("{")
-    main(["table3", "--quick", "--work", str(places.work), "--out", str(places.out)])
+    command = ["table3", "--quick", "--work", str(places.work), "--out", str(places.out)]
+    main(command)
     assert (places.out / "table3.md").is_file()
     assert not (places.out / "table1.md").exists()
     assert "no page of table1" in capsys.readouterr().err
     assert [path.name for path in places.work.iterdir()] == ["quick"]
+    (places.out / "table3.md").unlink()
+    main([*command, "--seeds", "2", "--minutes", "0"])
+    assert "the same command goes on" in capsys.readouterr().out
+    assert (places.out / "table3.md").is_file()
 
 
 def negatives(annotations: Annotations, image: int) -> set[int]:
