@@ -6,7 +6,8 @@ RUN is the --workdir of train.py, one of its checkpoints, or a folder of rog_jax
                                  shapes, for CPU, CUDA and TPU (jax.export; jax keeps reading such files for six months)
     DIR/weights.safetensors      its weights, float32
     DIR/about.json               names and ids of the categories, sizes, files
-    DIR/run.py                   runs it on a picture, in twenty lines that need jax, OpenCV and safetensors
+    DIR/run.py                   runs it on a picture, in twenty lines that need jax, flatbuffers, OpenCV and
+                                safetensors
 
 Examples:
     python -m rog_jax.tools.export runs/r50 --out exported && python exported/run.py photo.jpg
@@ -24,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rog_jax import inference
 from rog_jax.data.transforms import ExampleSettings, empty_example
@@ -81,7 +82,8 @@ def export_detector(
         file = out / f"detector_{height}x{width}.stablehlo"
         file.write_bytes(exported.serialize())
         programs.append(file)
-    save_file(weights, out / "weights.safetensors", {"commit": str(model.facts.get("training", {}).get("commit"))})
+    commit = str(model.facts.get("training", {}).get("commit"))
+    (out / "weights.safetensors").write_bytes(save(weights, {"commit": commit}))  # save_file's are for one user alone
     about = {
         "programs": [[file.name, *shape] for file, shape in zip(programs, shapes, strict=True)],
         "batch_size": batch_size,

@@ -1,8 +1,10 @@
 """Exported detectors beside the predictor, in a process that does not know the package."""
 
 import json
+import re
 import subprocess
 import sys
+import venv
 
 import cv2
 import jax
@@ -24,13 +26,14 @@ def exported(run, tmp_path_factory):  # noqa: F811
     return folder
 
 
-def test_the_script_alone_gives_the_same_detections(run, exported, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(("name", "size"), [("picture.png", (90, 150)), ("large.jpg", (180, 270))])
+def test_the_script_alone_gives_the_same_detections(run, exported, tmp_path, name, size):  # noqa: F811
     generator = np.random.default_rng(3)
     noise = generator.integers(0, 256, (12, 20, 3), np.uint8)
-    picture = cv2.resize(noise, (150, 90), interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(tmp_path / "picture.png"), picture[..., ::-1])
+    picture = cv2.resize(noise, size[::-1], interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
     done = subprocess.run(
-        [sys.executable, exported / "run.py", tmp_path / "picture.png"],
+        [sys.executable, exported / "run.py", tmp_path / name],
         cwd=tmp_path,
         env={"JAX_PLATFORMS": "cpu", "PATH": ""},
         capture_output=True,
@@ -39,12 +42,27 @@ def test_the_script_alone_gives_the_same_detections(run, exported, tmp_path):  #
         check=True,
     )
     lines = [line.split("\t") for line in done.stdout.splitlines()]
-    expected = Predictor.from_checkpoint(run[0])(picture)
+    expected = Predictor.from_checkpoint(run[0]).predict_file(tmp_path / name)
     assert len(lines) == len(expected) > 0
     assert tuple(name for name, *_ in lines) == expected.names
     numbers = np.array([[float(number) for number in line[1:]] for line in lines])
     np.testing.assert_allclose(numbers[:, 0], expected.scores, rtol=1e-5)
     np.testing.assert_allclose(numbers[:, 1:], expected.boxes, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_script_names_all_that_it_needs(exported, tmp_path):
+    cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((40, 60, 3), np.uint8))
+    (needs,) = re.findall(r"^Needs: pip (install .*)", (exported / "run.py").read_text(), re.MULTILINE)
+    venv.create(tmp_path / "bare", with_pip=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "--quiet", *needs.split()], check=True)
+    environment = {"JAX_PLATFORMS": "cpu", "PATH": ""}
+    subprocess.run([python, exported / "run.py", tmp_path / "picture.png"], cwd=tmp_path, env=environment, check=True)
+
+
+def test_other_users_may_read_what_is_exported(exported):
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
 
 
 def test_a_picture_that_no_shape_holds_is_shown_smaller(run, tmp_path):  # noqa: F811
