@@ -54,6 +54,8 @@ def understood_by_argparse(parser: argparse.ArgumentParser, arguments: list[str]
 def understood_by_absl(main, argv: list[str] | None = None, **_):
     """Instead of `app.run`, which calls `main`."""
     rest = flags.FLAGS(argv or sys.argv)
+    if "config" in flags.FLAGS:
+        _ = flags.FLAGS.config  # which is read when somebody asks for it
     raise SystemExit(f"not understood: {rest[1:]}") if rest[1:] else Understood
 
 

@@ -15,7 +15,11 @@ from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OWN = {"configs/mine.py": "configs/quickstart.py", "configs/focal.py": "configs/quickstart.py"}
+OWN = {
+    "configs/mine.py": "configs/quickstart.py",
+    "configs/focal.py": "configs/quickstart.py",
+    "configs/clothes.py": "configs/ccp_r18.py",
+}
 """Recipes that a reader writes, and what stands for them."""
 PYTHON = re.compile(r"(?:^|[\s/\"])python3? ((?:-m rog_jax\.tools\.\S+|train\.py|eval\.py)(?: [^`]*)?)")
 
@@ -44,6 +48,7 @@ COMMANDS = {words: page.name for page in PAGES for words in commands(page.read_t
 
 
 WRONG = {
+    ("train.py", "--config=configs/gone.py", "--workdir=x"): "configs/gone.py",
     ("train.py", "--config=configs/quickstart.py", "--workdir=x", "--config.optim.lrr=1"): "'lrr'",
     ("-m", "rog_jax.tools.plot_log", "run", "--out=x.png", "--outt=x"): "unrecognized: ['--outt=x']",
     ("-m", "rog_jax.tools.export", "--platforms"): "SystemExit: 2",
