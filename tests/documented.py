@@ -55,7 +55,7 @@ def understood_by_absl(main, argv: list[str] | None = None, **_):
     """Instead of `app.run`, which calls `main`."""
     rest = flags.FLAGS(argv or sys.argv)
     if "config" in flags.FLAGS:
-        _ = flags.FLAGS.config  # which is read when somebody asks for it
+        flags.FLAGS.config.keys()  # a file that is not there is an error when it is looked at
     raise SystemExit(f"not understood: {rest[1:]}") if rest[1:] else Understood
 
 
