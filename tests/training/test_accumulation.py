@@ -29,6 +29,7 @@ def accumulating_config(classification="seesaw", count=COUNT):
     config.loss.gap.update({"weight": 1.0, "scope": "global"})
     config.loss.memory.update({"slots": 6, "objects": 3})
     config.train.update({"batch_size": SIZE, "accumulate": count, "gradient_sums": True})
+    config.train.max_skipped_steps = 1  # where a run stops at once, LOCE's memory takes a bad step's rows
     return config
 
 
