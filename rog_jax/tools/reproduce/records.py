@@ -1,5 +1,6 @@
 """What is kept of a finished run: one small json, from which all tables and plots are made."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,8 @@ from rog_jax.evaluation.sweep import read_sweep
 from rog_jax.tools.plot_log import read_log
 from rog_jax.tools.reproduce.places import Places
 from rog_jax.tools.reproduce.runs import Run
+from rog_jax.training.checkpoint import flattened
+from rog_jax.training.initial import load_initial
 
 SCHEMA = 1
 KINDS = ("bbox", "segm")
@@ -142,7 +145,8 @@ def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:
         replicates: sets of validation images drawn anew, whose figures are kept too.
 
     Returns:
-        "commit", "jax", "devices" and "steps" of the training; "step_ms", the median by the clock; "figures" by kind;
+        "commit", "jax", "devices" and "steps" of the training; "backbone", a digest of the weights that it started
+        from, None where it did from scratch; "step_ms", the median by the clock; "figures" by kind;
         "sweep", rows over K and NorCal's gamma; "categories", columns of per_class.csv; "classifier", by name a list
         over the categories: "classifier_norms", "gradient_sums"; "replicates", by kind and figure a list.
     """
@@ -158,6 +162,7 @@ def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:
         "jax": about["jax"],
         "devices": about["devices"],
         "steps": log[-1]["step"],
+        "backbone": _digest(about["config"]["init_from"]),
         "step_ms": round(1000 * batch / float(np.median(rates)), 1),
         "figures": {kind: _figures(run.metrics[kind]) for kind in run.kinds},
         "sweep": [{key: row[key] for key in ("kind", "gamma", "max_detections", *FIGURES)} for row in read_sweep(sweep)]
@@ -171,6 +176,17 @@ def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:
         },
         "replicates": {kind: _replicates(run, about, kind, replicates) for kind in run.kinds} if replicates else {},
     }
+
+
+def _digest(weights: str) -> str | None:
+    """Of imported weights; a backbone that is trained again on another machine is another one by rounding."""
+    if not weights:
+        return None
+    digest = hashlib.sha256()
+    for path, array in sorted(flattened(load_initial(weights).parameters).items()):
+        digest.update(path.encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _replicates(run: Evaluated, about: dict[str, Any], kind: str, number: int) -> dict[str, list[float]]:

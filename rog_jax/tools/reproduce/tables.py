@@ -60,6 +60,28 @@ def read_rows(target: Target, places: Places) -> dict[str, Shown]:
     return rows
 
 
+def _backbones(rows: dict[str, Shown]) -> list[str]:
+    """A warning where runs with one backbone did not start from the same weights."""
+    runs: dict[int, dict[str, list[str]]] = {}
+    for label, shown in rows.items():
+        for seed, record in shown.records.items():
+            started = record.content.get("backbone", "not recorded") or "none"
+            runs.setdefault(shown.row.run.depth, {}).setdefault(started, []).append(f"{label} (seed {seed})")
+    lists = [
+        f"{started}: {', '.join(of_it)}"
+        for found in runs.values()
+        if len(found) > 1
+        for started, of_it in found.items()
+    ]
+    if not lists:
+        return []
+    return [
+        "",
+        "The shared backbone was trained more than once, on different machines, and differs by rounding; what is "
+        f"compared should have the same. By its digest: {'; '.join(lists)}.",
+    ]
+
+
 def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> str:
     """A markdown page: what there is, how it is made, tables, and plots by their paths from the page."""
     commits = sorted({record.content["commit"] or "?" for shown in rows.values() for record in shown.records.values()})
@@ -67,6 +89,7 @@ def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> s
         f"# {target.title}",
         "",
         f"`python -m rog_jax.tools.reproduce {target.name}`. Commits of the runs: {', '.join(commits)}.",
+        *_backbones(rows),
         *(["", target.note] if target.note else []),
         *_VIEWS[target.view](rows),
     ]

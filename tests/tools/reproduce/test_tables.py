@@ -51,6 +51,16 @@ def test_means_spreads_differences_and_the_papers_figures(places):
     assert cv2.imread(str(places.out / "plots" / "headline.png")) is not None
 
 
+def test_runs_from_different_backbones_are_told_apart(places):
+    write(places, "headline", "sigmoid CE", 0, 0.1, backbone="aa")
+    write(places, "headline", "sigmoid CE + GAP", 0, 0.1, backbone="aa")
+    assert not any("trained more than once" in line for line in lines_of(places, "headline"))
+    write(places, "headline", "sigmoid CE + GAP", 1, 0.1, backbone="bb")
+    write(places, "headline", "softmax CE", 0, 0.1)  # of a program that did not record it
+    (line,) = (line for line in lines_of(places, "headline") if "trained more than once" in line)
+    assert "aa: sigmoid CE (seed 0), sigmoid CE + GAP (seed 0); bb: sigmoid CE + GAP (seed 1); not recorded: s" in line
+
+
 def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(places):
     for best, row in ((0.75, "0.75"), (0.0, "0.25")):
         write(places, "headline", "softmax CE", 0, 0.1, sweep=sweep(best))
