@@ -105,7 +105,7 @@ def test_on_as_many_devices_everything_goes_on(classification, tmp_path, caplog)
         state, unfilled = resume(checkpoints, *(start(definition, 4)[0], definition, data_mesh(jax.devices()[:4])))
     assert_same(state, old)
     assert not unfilled
-    assert "devices" not in caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("rog_jax")]  # Orbax names the folder
 
 
 @pytest.mark.parametrize("count", [1, 2])
