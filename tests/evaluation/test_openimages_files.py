@@ -171,7 +171,7 @@ def test_the_protocol_of_a_config(random_results, tmp_path, capsys):
     assert figure_names(Protocol("openimages"), "bbox") == single
     assert "AP50_5" in capsys.readouterr().out
     names = sorted(file.name for file in (tmp_path / "run" / "eval").iterdir())
-    assert names == ["metrics.json", "per_class.csv", "submission.csv"]
+    assert names == [".lock", "metrics.json", "per_class.csv", "submission.csv"]
 
 
 @pytest.mark.parametrize("group_of", [True, False])
