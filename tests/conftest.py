@@ -1,6 +1,7 @@
 """Set-up that every test shares: eight simulated devices, a compilation cache, shape checking, and the shared data."""
 
 import gc
+import logging
 import os
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder {folder.name!r} beside the repository")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _puts_logging_back():
+    """Programs that a test calls set up logging for their process, to a stream that is closed after the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="module", autouse=True)

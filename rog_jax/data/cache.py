@@ -61,7 +61,8 @@ def cached(sources: Sequence[Path], reader: str, parse: Callable[[], Contents]) 
             write_packed(place, key, contents.arrays, contents.texts)
             packed = PackedFile(place, key, verify=True)
         except (OSError, PackedError) as error:
-            logger.info("%s cannot keep the parsed annotations: %s", place, error)
+            # As text: who keeps the record would keep the error, with it this frame, and so the file open.
+            logger.info("%s cannot keep the parsed annotations: %s", place, str(error))
             if place not in places:
                 _remove(place)
             continue
