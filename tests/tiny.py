@@ -16,7 +16,11 @@ SHAPES = (SHAPE, (64, 96))
 
 def tiny_config() -> ConfigDict:
     """A ResNet-18 with 8 channels on images of 64x64 pixels."""
-    config = common.get_config()
+    return make_tiny(common.get_config())
+
+
+def make_tiny(config: ConfigDict) -> ConfigDict:
+    """Gives any recipe the sizes of `tiny_config`; returns it."""
     config.data.shapes = (SHAPE,)
     config.data.short_sides = (56, 64)
     config.data.max_long_side = 64

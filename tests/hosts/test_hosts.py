@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -30,7 +31,17 @@ def data(tmp_path_factory):
     paths = make_dataset(folder, SETTINGS)
     for split in ("train", "val"):
         paths[f"{split}_json"].replace(folder / f"{split}.json")
+    _add_noise(paths["images"])
     return folder
+
+
+def _add_noise(pictures: Path) -> None:
+    """Even areas give activations that are zero but for rounding: it alone says whether they pass a gradient."""
+    rng = np.random.default_rng(0)
+    for path in pictures.iterdir():
+        picture = cv2.imread(str(path))
+        noisy = np.clip(picture + rng.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(path), noisy, [cv2.IMWRITE_JPEG_QUALITY, 100])
 
 
 def arguments(data: Path, workdir: Path, *overrides: str) -> list[str]:
@@ -67,20 +78,14 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_pat
     lines, expected = read_log(tmp_path), read_log(alone)
     assert [line["step"] for line in lines] == [line["step"] for line in expected] == [1, 2, 3, 4]
     # Sums over devices are rounded in another order. A few steps on, some proposal falls on the other side of a
-    # threshold by that, and the runs part, as two runs of one program on a GPU do: a loss of few boxes first.
-    for line, other, tolerance in zip(lines[:2], expected[:2], (1e-5, 1e-4), strict=True):
-        for name in ("loss", "cls", "gap", "rpn_cls", "box", "mask"):
+    # threshold by that, and the runs part, as two runs of one program on a GPU do.
+    for line, other, tolerance in zip(lines, expected, (1e-5, 1e-4, 0.1, 0.1), strict=True):
+        for name in ("loss", "cls", "gap", "rpn_cls", "box", "mask", "gradient_norm"):
             assert line[name] == pytest.approx(other[name], rel=tolerance), (line["step"], name)
-        assert line["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3), line["step"]
-    for line, other in zip(lines[2:], expected[2:], strict=True):
-        assert line["loss"] == pytest.approx(other["loss"], rel=0.1), line["step"]
     arrays, wanted = saved(tmp_path, 1), saved(alone, 1)
     assert arrays.keys() == wanted.keys()
     assert wanted["class_counts"].sum() == expected[0]["positives"] > 0
     assert wanted["loss/pos_grad"].any()
-    # Pictures with even areas have activations that are zero but for rounding, which passes a gradient or does not.
-    kinked = [path for path in arrays if path.startswith("optimizer") and "backbone" in path]
-    assert_close_as_a_whole([arrays.pop(path) for path in kinked], [wanted[path] for path in kinked])
     for path, array in arrays.items():
         if np.issubdtype(array.dtype, np.integer):
             np.testing.assert_array_equal(array, wanted[path], err_msg=path)
@@ -101,12 +106,6 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_pat
     for kind in ("bbox", "segm"):
         assert figures[0][kind]["AP"] == pytest.approx(figures[1][kind]["AP"], abs=1e-6, nan_ok=True)
     assert not list(shards.glob("eval/*shard*"))
-
-
-def assert_close_as_a_whole(arrays: list[np.ndarray], wanted: list[np.ndarray]) -> None:
-    """To 2 % of the length of all together; a gradient of half of the images would be off by most of it."""
-    whole, other = (np.concatenate([array.ravel() for array in each]) for each in (arrays, wanted))
-    assert np.linalg.norm(whole - other) < 0.02 * np.linalg.norm(other)
 
 
 def with_checkpoints_of(run: Path, workdir: Path) -> Path:
