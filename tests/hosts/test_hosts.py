@@ -106,6 +106,10 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_pat
     for kind in ("bbox", "segm"):
         assert figures[0][kind]["AP"] == pytest.approx(figures[1][kind]["AP"], abs=1e-6, nan_ok=True)
     assert not list(shards.glob("eval/*shard*"))
+    assert json.loads((shards / "best" / "best.json").read_text())["step"] == 4
+    kept, wanted = saved(shards / "best", 4), saved(alone, 4)
+    assert kept.keys() == wanted.keys()
+    assert all(np.array_equal(array, wanted[path]) for path, array in kept.items())
 
 
 def with_checkpoints_of(run: Path, workdir: Path) -> Path:
@@ -185,6 +189,25 @@ def test_a_host_whose_log_cannot_be_written_ends_the_others(data, tmp_path):
     assert second not in (0, None)
     assert "hung" not in said + output
     assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_hosts_and_the_newest_checkpoint_stays(data, tmp_path):
+    """Each host writes its part of a checkpoint; once there is room the same command goes on from the one before."""
+    with faults.small_disk("40m") as disk:
+        (tmp_path / "checkpoints").symlink_to(disk)
+        hosts = processes.start("train.py", arguments(data, tmp_path, "--config.train.steps=100000"), 2, 2)
+        wait_for(lambda: any(path.name.isdigit() for path in disk.iterdir()), hosts)
+        with faults.full(disk):
+            results = processes.finish(hosts, seconds=120)
+        said = "".join(output for _, output in results)
+        assert [status for status, _ in results if status in (0, None)] == []
+        assert "hung" not in said
+        assert re.search(r"checkpoints.* cannot be written .*the disk is full", said), said[-3000:]
+        newest = max(int(path.name) for path in disk.iterdir() if path.name.isdigit())
+        processes.run("train.py", arguments(data, tmp_path, f"--config.train.steps={newest + 2}"), 2, 2)
+        assert str(newest + 2) in {path.name for path in disk.iterdir()}
+        assert [line["step"] for line in read_log(tmp_path)] == list(range(1, newest + 3))
 
 
 @pytest.mark.slow
