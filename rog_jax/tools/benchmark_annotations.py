@@ -235,7 +235,11 @@ def main(arguments: list[str] | None = None) -> None:
     reader.add_argument("batches", type=int)
     given = parser.parse_args(arguments)
     if given.part == "make":
-        print(make(json.loads(given.categories.read_text()), given.out, given.images))
+        categories = json.loads(given.categories.read_text())
+        largest = max(categories, key=lambda category: category["image_count"])
+        if largest["image_count"] > given.images:
+            parser.error(f"--images: {largest['name']} alone is in {largest['image_count']} images")
+        print(make(categories, given.out, given.images))
     elif given.part == "measure":
         print(json.dumps(measure(given.folder), indent=2))
     elif given.part == "start":

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rog_jax.data.batch import Batch
 from rog_jax.tools.benchmark import made_up_batch, made_up_statistics
+from rog_jax.tools.estimated_time import estimate, seconds_of
 from rog_jax.tools.program_cost import collectives, count_products
 from rog_jax.tools.topology import CHIPS, Chip, TopologyError, topology_devices
 from rog_jax.training import runtime
@@ -49,12 +50,15 @@ COLUMNS = {
     "teraflops": "TFLOP",
     "accessed_gigabytes": "GB accessed",
     "exchanged_megabytes": "MB exchanged",
+    "estimated_ms": "ms by the compiler",
     "images_per_second_at_best": "images/s at best",
     "compile_seconds": "compiled in s",
 }
 
 
-def check_program(config: ConfigDict, topology: str, images: int, program: str = "train") -> dict[str, Any]:
+def check_program(
+    config: ConfigDict, topology: str, images: int, program: str = "train", texts: Path | None = None
+) -> dict[str, Any]:
     """Compiles one program for a topology.
 
     Args:
@@ -62,6 +66,7 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         topology: such as "v5e:4x4".
         images: of each chip.
         program: "train" or "inference".
+        texts: folder in which the compiled program's text is kept, for `estimated_time`.
 
     Returns:
         Figures of one chip, one for each of `COLUMNS`, None where the program does not fit. GB are 10^9 bytes.
@@ -69,7 +74,7 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         `teraflops` are of products, as a TPU's matrix unit does them (`program_cost.count_products`).
         `accessed_gigabytes` is the compiler's, a loop's body counted once, but for the loop of micro-batches
         (`accessed_at_most`). `exchanges` has the bytes by collective, one in a loop once; `gradient_bytes` are those of
-        the sum over chips of a training step's gradient.
+        the sum over chips of a training step's gradient. `estimated_ms` is the compiler's (`estimated_time`).
         `images_per_second_at_best`, of all chips, by `seconds_at_best`.
 
     Raises:
@@ -97,7 +102,11 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         return figures | {"fits": False, "gigabytes": _gigabytes(*needed.groups())}
     memory = compiled.memory_analysis()
     accessed = accessed_at_most(compiled.cost_analysis()["bytes accessed"], program, config.train.accumulate)
-    exchanges = collectives(compiled.as_text())
+    text = compiled.as_text()
+    if texts is not None:
+        texts.mkdir(parents=True, exist_ok=True)
+        (texts / f"{program}_{topology.replace(':', '_')}_{images}.hlo").write_text(text, encoding="utf-8")
+    exchanges = collectives(text)
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     sent = sum(exchange.sent(len(devices)) for exchange in exchanges)
@@ -109,6 +118,7 @@ def check_program(config: ConfigDict, topology: str, images: int, program: str =
         "accessed_gigabytes": round(accessed / 1e9, 2),
         "exchanged_megabytes": round(sum(exchange.bytes for exchange in exchanges) / 1e6, 2),
         "exchanges": {kind: sum(e.bytes for e in exchanges if e.kind == kind) for kind in kinds},
+        "estimated_ms": round(1e3 * seconds_of(estimate(text, chip.hertz).operations), 2),
         "images_per_second_at_best": round(images * len(devices) / seconds, 1),
         "compile_seconds": round(time.perf_counter() - started),
     }
@@ -219,6 +229,7 @@ def _flags() -> dict[str, flags.FlagHolder]:
         "images": flags.DEFINE_list("images_per_chip", ["2"], "Images of each chip; a program for each number."),
         "programs": flags.DEFINE_list("programs", list(PROGRAMS), "Of train and inference."),
         "out": flags.DEFINE_string("out", None, "File that a json line of each program is appended to."),
+        "text": flags.DEFINE_string("text", None, "Folder for each program's text, for rog_jax.tools.estimated_time."),
     }
 
 
@@ -235,12 +246,13 @@ def main(argv: list[str], given: dict[str, Any]) -> None:
         raise app.UsageError("give either --topology, such as v5e:4x4, or --lower")
     runtime.start()
     config, topology, cells = given["config"].value, given["topology"].value, []
+    texts = Path(given["text"].value) if given["text"].value else None
     for program in given["programs"].value:
         for images in map(int, given["images"].value):
             if given["lower"].value:
                 cell = lower_program(config, images, program)
             else:
-                cell = check_program(config, topology, images, program)
+                cell = check_program(config, topology, images, program, texts)
             cells.append(cell)
             print(json.dumps(cell), flush=True)
             if given["out"].value:

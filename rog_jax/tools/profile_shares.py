@@ -113,8 +113,8 @@ def summary(trace: Trace) -> dict[str, Any]:
     }
 
 
-def format_table(figures: dict[str, Any]) -> str:
-    """Markdown of a summary."""
+def format_parts(figures: dict[str, Any]) -> str:
+    """Markdown of a summary's parts."""
     lines = ["| | | forward, ms | backward, ms | share | group's share |", "|---|---|---|---|---|---|"]
     told = set()
     for part, share in figures["parts"].items():
@@ -123,13 +123,18 @@ def format_table(figures: dict[str, Any]) -> str:
         told.add(group)
         times = f"{share['forward_ms']:.2f} | {share['backward_ms']:.2f} | {share['share']:.1%}"
         lines.append(f"| {name} | {part} | {times} | {whole} |")
+    return "\n".join(lines)
+
+
+def format_table(figures: dict[str, Any]) -> str:
+    """Markdown of a summary."""
     waited = "not marked" if figures["data_wait"] is None else f"{figures['data_wait']:.1%} of the time"
     return "\n".join(
         [
             f"{figures['steps']} steps on {figures['devices']} devices, {figures['step_ms']:.1f} ms a step, in which "
             f"operations ran for {figures['operations_ms']:.1f} ms a device; the host's wait for data: {waited}.",
             "",
-            *lines,
+            format_parts(figures),
         ]
     )
 

@@ -1,0 +1,158 @@
+"""The time that a TPU's compiler expects of a program, by part: `python -m rog_jax.tools.estimated_time FILE.hlo`.
+
+    python -m rog_jax.tools.compile_check --config configs/lvis_r50.py --topology v5e:4x4 --programs train --text texts
+    python -m rog_jax.tools.estimated_time texts/train_v5e_4x4_2.hlo --chip v5e --dearest 20
+
+The compiler writes beside most operations how many cycles it expects of them, which is what it chose tiles and layouts
+by. Added up along the program they are a time without any measurement. It leaves out what the compiler estimates
+nothing for: sorts, exchanges between chips, and copies that run besides. A loop counts as often as it is known to
+run, or once; of a condition's branches the cheapest counts, here the one for batches without more positives than slots.
+"""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from rog_jax.tools.profile_shares import format_parts, summary
+from rog_jax.tools.topology import CHIPS
+from rog_jax.tools.trace_file import Operation, Trace
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
+_KIND = re.compile(r"(?:^|[\s)}\]])([a-z][\w\-]*)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_PATH = re.compile(r'op_name="([^"]*)"')
+_ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CALLED = re.compile(r"\b(?:calls|body|to_apply|\w+_computations?)=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)")
+_NAME = re.compile(r"%([\w.\-]+)")
+
+
+class Instruction(NamedTuple):
+    """An operation of a compiled program.
+
+    Attributes:
+        name: such as "fusion.12".
+        kind: such as "fusion" or "while".
+        cycles: that the compiler expects; None where it says nothing.
+        path: of its scopes, such as "jit(update)/jvp(backbone)/dot_general".
+        called: names of the computations that it runs.
+        rounds: of a loop, None where the compiler does not know them.
+    """
+
+    name: str
+    kind: str
+    cycles: int | None
+    path: str
+    called: tuple[str, ...]
+    rounds: int | None
+
+
+class Estimate(NamedTuple):
+    """What a program is expected to take.
+
+    Attributes:
+        operations: with seconds.
+        unknown: number of operations of `LONG` kinds that the compiler estimates nothing for.
+        loops: paths of loops that are counted once, since nobody knows how often they run.
+    """
+
+    operations: list[Operation]
+    unknown: Counter
+    loops: list[str]
+
+
+LONG = {"sort", "custom-call", "copy-start", "all-reduce", "all-gather", "all-to-all", "reduce-scatter"}
+"""Kinds of operations that may take their time; of others without an estimate a result is a few numbers."""
+
+
+def read_program(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """The computations of a compiled program's text, and the name of the one that it begins with.
+
+    Raises:
+        ValueError: it is no text of a compiled program.
+    """
+    computations: dict[str, list[Instruction]] = {}
+    entry = current = None
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            current = computations.setdefault(found[2], [])
+            entry = found[2] if found[1] else entry
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            current.append(_instruction(*found.groups()))
+    if entry is None:
+        raise ValueError("no text of a compiled program: nothing in it is marked ENTRY")
+    return computations, entry
+
+
+def _instruction(name: str, body: str) -> Instruction:
+    kind, cycles, path, rounds = (pattern.search(body) for pattern in (_KIND, _CYCLES, _PATH, _ROUNDS))
+    return Instruction(
+        name,
+        kind[1] if kind else "",
+        int(cycles[1]) if cycles else None,
+        path[1] if path else "",
+        tuple(called for names in _CALLED.findall(body) for called in _NAME.findall(names)),
+        int(rounds[1]) if rounds else None,
+    )
+
+
+def estimate(text: str, hertz: float) -> Estimate:
+    """The operations of a compiled program with the time that its compiler expects of each.
+
+    Args:
+        text: `jax.stages.Compiled.as_text` of a program for a TPU.
+        hertz: cycles of the chip in a second.
+    """
+    computations, entry = read_program(text)
+    return _estimate(computations, entry, hertz)
+
+
+def _estimate(computations: dict[str, list[Instruction]], name: str, hertz: float) -> Estimate:
+    operations, unknown, loops = [], Counter(), []
+    for one in computations[name]:
+        if one.cycles is not None:
+            paths = [one.path] if one.path else [inner.path for c in one.called for inner in computations.get(c, ())]
+            operations.append(Operation(paths, one.name, one.cycles / hertz))
+            continue
+        if one.kind not in ("while", "conditional", "call"):
+            unknown[one.kind] += one.kind in LONG
+            continue
+        inner = [_estimate(computations, called, hertz) for called in one.called if called in computations]
+        chosen = min(inner, key=lambda each: seconds_of(each.operations))
+        rounds = one.rounds or 1
+        operations += [operation._replace(seconds=rounds * operation.seconds) for operation in chosen.operations]
+        unknown += chosen.unknown
+        loops += chosen.loops + ([one.path] if one.kind == "while" and one.rounds is None else [])
+    return Estimate(operations, +unknown, loops)
+
+
+def seconds_of(operations: list[Operation]) -> float | int:
+    """Of one after the other."""
+    return sum(operation.seconds for operation in operations)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="FILE.hlo", type=Path, help="what compile_check --text kept")
+    parser.add_argument("--chip", choices=CHIPS, default="v5e", help="that it was compiled for [v5e]")
+    parser.add_argument("--dearest", type=int, default=0, metavar="N", help="also list so many operations")
+    given = parser.parse_args(arguments)
+    try:
+        found = estimate(given.file.read_text(), CHIPS[given.chip].hertz)
+    except (OSError, ValueError) as error:
+        sys.exit(f"estimated_time: {given.file}: {error}")
+    seconds = seconds_of(found.operations)
+    print(f"{1e3 * seconds:.2f} ms on one {given.chip}, by the compiler's estimate\n")
+    print(format_parts(summary(Trace(found.operations, 1, 1, [], seconds))))
+    print(f"\nWithout an estimate: {', '.join(f'{number} {kind}' for kind, number in found.unknown.most_common())}")
+    for path in found.loops:
+        print(f"Counted once, its rounds are not known: {path}")
+    for operation in sorted(found.operations, key=lambda operation: -operation.seconds)[: given.dearest]:
+        print(f"{1e3 * operation.seconds:9.3f} ms  {operation.name}  {operation.paths[0] if operation.paths else ''}")
+
+
+if __name__ == "__main__":
+    main()

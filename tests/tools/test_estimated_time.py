@@ -1,0 +1,82 @@
+"""The time that a TPU's compiler expects, read off a program written by hand."""
+
+from collections import Counter
+
+import pytest
+
+from rog_jax.tools import estimated_time as program
+from rog_jax.tools.profile_shares import shares
+from rog_jax.tools.trace_file import Trace
+
+TEXT = """HloModule jit_update, is_scheduled=true
+
+%fused_computation (param_0: f32[8]) -> f32[8] {
+  %param_0 = f32[8]{0:T(128)} parameter(0)
+  ROOT %add.1 = f32[8]{0:T(128)} add(%param_0, %param_0), metadata={op_name="jit(update)/optimizer/add"}
+}
+
+%body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %state = (s32[], f32[8]{0:T(128)}) parameter(0)
+  %fusion.2 = f32[8]{0:T(128)} fusion(%state), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(update)/jvp(ranking)/while/body/add"}, backend_config={"window_config":{"estimated_cycles":"30"}}
+  ROOT %tuple.1 = (s32[], f32[8]{0:T(128)}) tuple(%state, %fusion.2)
+}
+
+%rare (x: f32[8]) -> f32[8] {
+  ROOT %fusion.3 = f32[8]{0:T(128)} fusion(%x), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(update)/jvp(ranking)/dot"}, backend_config={"window_config":{"estimated_cycles":"9000"}}
+}
+
+%usual (x.1: f32[8]) -> f32[8] {
+  ROOT %copy.1 = f32[8]{0:T(128)} copy(%x.1), metadata={op_name="jit(update)/jvp(ranking)/copy"}, backend_config={"window_config":{"estimated_cycles":"10"}}
+}
+
+ENTRY %main.3 (a: f32[8], b: pred[]) -> f32[8] {
+  %a = f32[8]{0:T(128)} parameter(0)
+  %fusion.1 = f32[8]{0:T(8,128)(2,1)S(1)} fusion(%a), kind=kOutput, calls=%fused_computation, backend_config={"window_config":{"estimated_cycles":"200"}}
+  %backward.1 = f32[8]{0:T(128)} convolution(%a, %fusion.1), metadata={op_name="jit(update)/transpose(jvp(backbone))/conv_general_dilated"}, backend_config={"window_config":{"estimated_cycles":"500"}}
+  %while.1 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(ranking)/while"}, backend_config={"known_trip_count":{"n":"7"}}
+  %while.2 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(proposals)/while"}
+  %conditional.1 = f32[8]{0:T(128)} conditional(%b, %a, %a), branch_computations={%rare, %usual}, metadata={op_name="jit(update)/jvp(ranking)/cond"}
+  %sort.1 = f32[8]{0:T(128)} sort(%a), dimensions={0}, to_apply=%compare, metadata={op_name="jit(update)/jvp(proposals)/top_k"}
+  ROOT %all-reduce.1 = f32[8]{0:T(128)} all-reduce(%fusion.1), to_apply=%fused_computation
+}
+"""  # noqa: E501
+
+
+def test_loops_count_by_their_rounds_and_conditions_by_the_cheapest_branch():
+    found = program.estimate(TEXT, hertz=1e3)
+    assert program.seconds_of(found.operations) == pytest.approx((200 + 500 + 7 * 30 + 30 + 10) / 1000)
+    assert found.unknown == Counter({"sort": 1, "all-reduce": 1})
+    assert found.loops == ["jit(update)/jvp(proposals)/while"]
+
+
+def test_operations_belong_to_the_parts_of_a_profile():
+    """A fusion without a path to that of what was fused."""
+    found = program.estimate(TEXT, hertz=1e3)
+    parts = shares(Trace(found.operations, 1, 1, [], 1.0))
+    assert parts["optimizer"] == pytest.approx((200, 0))
+    assert parts["backbone"] == pytest.approx((0, 500))
+    assert parts["ranking"] == pytest.approx((7 * 30 + 30 + 10, 0))
+
+
+def test_the_program_prints_parts_and_the_dearest(tmp_path, capsys):
+    path = tmp_path / "train.hlo"
+    path.write_text(TEXT)
+    program.main([str(path), "--dearest", "1"])
+    printed = capsys.readouterr().out
+    assert "0.00 ms on one v5e" in printed
+    assert "Without an estimate: 1 sort, 1 all-reduce" in printed
+    assert "Counted once, its rounds are not known: jit(update)/jvp(proposals)/while" in printed
+    assert "backward.1  jit(update)/transpose(jvp(backbone))" in printed
+
+
+@pytest.mark.parametrize("text", ["", "%body (x: f32[]) -> f32[] {\n}\n"])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / "other.hlo"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=r"other\.hlo: no text of a compiled program"):
+        program.main([str(path)])
+
+
+def test_clocks_are_those_at_which_the_matrix_units_reach_their_peak():
+    rounded = {name: round(chip.hertz / 1e9, 2) for name, chip in program.CHIPS.items()}
+    assert rounded == {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
