@@ -4,9 +4,10 @@
     python -m rog_jax.tools.estimated_time texts/train_v5e_4x4_2.hlo --chip v5e --dearest 20
 
 The compiler writes beside most operations how many cycles it expects of them, which is what it chose tiles and layouts
-by. Added up along the program they are a time without any measurement. It leaves out what the compiler estimates
-nothing for: sorts, exchanges between chips, and copies that run besides. A loop counts as often as it is known to
-run, or once; of a condition's branches the cheapest counts, here the one for batches without more positives than slots.
+by. Added up along the program they are a time without any measurement. It leaves out what the compiler expects no time
+of: gathers, scatters, sorts, exchanges between chips, and copies that run besides. A loop counts as often as it is
+known to run, or once; of a condition's branches the cheapest counts, here the one for batches without more positives
+than slots.
 """
 
 import argparse
@@ -64,7 +65,17 @@ class Estimate(NamedTuple):
     loops: list[str]
 
 
-LONG = {"sort", "custom-call", "copy-start", "all-reduce", "all-gather", "all-to-all", "reduce-scatter"}
+LONG = {
+    "gather",
+    "scatter",
+    "sort",
+    "custom-call",
+    "copy-start",
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "reduce-scatter",
+}
 """Kinds of operations that may take their time; of others without an estimate a result is a few numbers."""
 
 
@@ -118,7 +129,7 @@ def _estimate(computations: dict[str, list[Instruction]], name: str, hertz: floa
             operations.append(Operation(paths, one.name, one.cycles / hertz))
             continue
         if one.kind not in ("while", "conditional", "call"):
-            unknown[one.kind] += one.kind in LONG
+            unknown += Counter(_kinds(computations, one) & LONG)
             continue
         inner = [_estimate(computations, called, hertz) for called in one.called if called in computations]
         chosen = min(inner, key=lambda each: seconds_of(each.operations))
@@ -127,6 +138,12 @@ def _estimate(computations: dict[str, list[Instruction]], name: str, hertz: floa
         unknown += chosen.unknown
         loops += chosen.loops + ([one.path] if one.kind == "while" and one.rounds is None else [])
     return Estimate(operations, +unknown, loops)
+
+
+def _kinds(computations: dict[str, list[Instruction]], one: Instruction) -> set[str]:
+    """Of an operation, or of those fused into it."""
+    fused = [inner for called in one.called for inner in computations.get(called, ())] if one.kind == "fusion" else []
+    return set().union(*(_kinds(computations, inner) for inner in fused)) if fused else {one.kind}
 
 
 def seconds_of(operations: list[Operation]) -> float | int:

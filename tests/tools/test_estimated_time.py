@@ -15,6 +15,11 @@ TEXT = """HloModule jit_update, is_scheduled=true
   ROOT %add.1 = f32[8]{0:T(128)} add(%param_0, %param_0), metadata={op_name="jit(update)/optimizer/add"}
 }
 
+%looked_up (param_1: f32[8]) -> f32[8] {
+  %gather.1 = f32[8]{0:T(128)} gather(%param_1, %param_1), offset_dims={0}
+  ROOT %reshape.1 = f32[8]{0:T(128)} reshape(%gather.1)
+}
+
 %body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
   %state = (s32[], f32[8]{0:T(128)}) parameter(0)
   %fusion.2 = f32[8]{0:T(128)} fusion(%state), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(update)/jvp(ranking)/while/body/add"}, backend_config={"window_config":{"estimated_cycles":"30"}}
@@ -37,6 +42,7 @@ ENTRY %main.3 (a: f32[8], b: pred[]) -> f32[8] {
   %while.2 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(proposals)/while"}
   %conditional.1 = f32[8]{0:T(128)} conditional(%b, %a, %a), branch_computations={%rare, %usual}, metadata={op_name="jit(update)/jvp(ranking)/cond"}
   %sort.1 = f32[8]{0:T(128)} sort(%a), dimensions={0}, to_apply=%compare, metadata={op_name="jit(update)/jvp(proposals)/top_k"}
+  %gather_fusion.1 = f32[8]{0:T(128)} fusion(%a), kind=kCustom, calls=%looked_up, metadata={op_name="jit(update)/gather"}
   ROOT %all-reduce.1 = f32[8]{0:T(128)} all-reduce(%fusion.1), to_apply=%fused_computation
 }
 """  # noqa: E501
@@ -45,7 +51,7 @@ ENTRY %main.3 (a: f32[8], b: pred[]) -> f32[8] {
 def test_loops_count_by_their_rounds_and_conditions_by_the_cheapest_branch():
     found = program.estimate(TEXT, hertz=1e3)
     assert program.seconds_of(found.operations) == pytest.approx((200 + 500 + 7 * 30 + 30 + 10) / 1000)
-    assert found.unknown == Counter({"sort": 1, "all-reduce": 1})
+    assert found.unknown == Counter({"sort": 1, "gather": 1, "all-reduce": 1})
     assert found.loops == ["jit(update)/jvp(proposals)/while"]
 
 
@@ -64,7 +70,7 @@ def test_the_program_prints_parts_and_the_dearest(tmp_path, capsys):
     program.main([str(path), "--dearest", "1"])
     printed = capsys.readouterr().out
     assert "0.00 ms on one v5e" in printed
-    assert "Without an estimate: 1 sort, 1 all-reduce" in printed
+    assert "Without an estimate: 1 sort, 1 gather, 1 all-reduce" in printed
     assert "Counted once, its rounds are not known: jit(update)/jvp(proposals)/while" in printed
     assert "backward.1  jit(update)/transpose(jvp(backbone))" in printed
 
