@@ -57,7 +57,7 @@ def make_search(edges: Float[Array, " K"]) -> Search:
 
     def search(scores: Array, wanted: Callable[[], Array]) -> Array:
         def finish(_: Array, found: Array) -> Array:
-            return jax.lax.cond(jnp.min(found) < 0, lambda: bisect(scores, wanted), lambda: found)
+            return jax.lax.cond(jnp.min(found) >= 0, lambda: found, lambda: bisect(scores, wanted))
 
         # A loop of one round or none: a condition would copy the usual result. It also keeps XLA on a CPU from fusing
         # the comparisons into all that reads their result, and so from making them several times.

@@ -6,8 +6,8 @@
 The compiler writes beside most operations how many cycles it expects of them, which is what it chose tiles and layouts
 by. Added up along the program they are a time without any measurement. It leaves out what the compiler expects no time
 of: gathers, scatters, sorts, exchanges between chips, and copies that run besides. A loop counts as often as it is
-known to run, or once; of a condition's branches the cheapest counts, here the one for batches without more positives
-than slots.
+known to run, or once; of a condition's branches the one that a true condition takes, which in this package is the usual
+one.
 """
 
 import argparse
@@ -26,8 +26,10 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
 _KIND = re.compile(r"(?:^|[\s)}\]])([a-z][\w\-]*)\(")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PATH = re.compile(r'op_name="([^"]*)"')
-_ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONSTANT = re.compile(r"\bs?u?\d*\[\](?:\{[^}]*\})? constant\((\d+)\)")
+_LIMIT = re.compile(r"compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|\w+_computations?)=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)")
+_CONDITION = re.compile(r"\bcondition=%([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -40,7 +42,9 @@ class Instruction(NamedTuple):
         cycles: that the compiler expects; None where it says nothing.
         path: of its scopes, such as "jit(update)/jvp(backbone)/dot_general".
         called: names of the computations that it runs.
-        rounds: of a loop, None where the compiler does not know them.
+        condition: of a loop, the name of the computation that says whether it goes on.
+        number: of a constant that is a whole number.
+        limit: of a comparison with "less than", the name of what it compares with.
     """
 
     name: str
@@ -48,7 +52,9 @@ class Instruction(NamedTuple):
     cycles: int | None
     path: str
     called: tuple[str, ...]
-    rounds: int | None
+    condition: str | None
+    number: int | None
+    limit: str | None
 
 
 class Estimate(NamedTuple):
@@ -99,15 +105,27 @@ def read_program(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _instruction(name: str, body: str) -> Instruction:
-    kind, cycles, path, rounds = (pattern.search(body) for pattern in (_KIND, _CYCLES, _PATH, _ROUNDS))
+    def found(pattern: re.Pattern) -> str | None:
+        match = pattern.search(body)
+        return match[1] if match else None
+
+    cycles, number = found(_CYCLES), found(_CONSTANT)
     return Instruction(
         name,
-        kind[1] if kind else "",
-        int(cycles[1]) if cycles else None,
-        path[1] if path else "",
+        found(_KIND) or "",
+        None if cycles is None else int(cycles),
+        found(_PATH) or "",
         tuple(called for names in _CALLED.findall(body) for called in _NAME.findall(names)),
-        int(rounds[1]) if rounds else None,
+        found(_CONDITION),
+        None if number is None else int(number),
+        found(_LIMIT),
     )
+
+
+def _rounds(condition: list[Instruction]) -> int | None:
+    """How often a loop runs that counts from 0 to a constant; None of others."""
+    numbers = {one.name: one.number for one in condition}
+    return next((numbers.get(one.limit) for one in condition if one.limit), None)
 
 
 def estimate(text: str, hertz: float) -> Estimate:
@@ -131,12 +149,11 @@ def _estimate(computations: dict[str, list[Instruction]], name: str, hertz: floa
         if one.kind not in ("while", "conditional", "call"):
             unknown += Counter(_kinds(computations, one) & LONG)
             continue
-        inner = [_estimate(computations, called, hertz) for called in one.called if called in computations]
-        chosen = min(inner, key=lambda each: seconds_of(each.operations))
-        rounds = one.rounds or 1
-        operations += [operation._replace(seconds=rounds * operation.seconds) for operation in chosen.operations]
-        unknown += chosen.unknown
-        loops += chosen.loops + ([one.path] if one.kind == "while" and one.rounds is None else [])
+        usual = _estimate(computations, one.called[-1], hertz)
+        rounds = _rounds(computations.get(one.condition, [])) if one.kind == "while" else 1
+        operations += [operation._replace(seconds=(rounds or 1) * operation.seconds) for operation in usual.operations]
+        unknown += usual.unknown
+        loops += usual.loops + ([one.path] if rounds is None else [])
     return Estimate(operations, +unknown, loops)
 
 

@@ -26,6 +26,16 @@ TEXT = """HloModule jit_update, is_scheduled=true
   ROOT %tuple.1 = (s32[], f32[8]{0:T(128)}) tuple(%state, %fusion.2)
 }
 
+%condition (counted: (s32[], f32[8])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(7)
+  %get-tuple-element.1 = s32[]{:T(128)} get-tuple-element(%counted), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%get-tuple-element.1, %constant.1), direction=LT
+}
+
+%any (awaited: (s32[], f32[8])) -> pred[] {
+  ROOT %gt.1 = pred[]{:T(512)} compare(%awaited, %awaited), direction=GT
+}
+
 %rare (x: f32[8]) -> f32[8] {
   ROOT %fusion.3 = f32[8]{0:T(128)} fusion(%x), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(update)/jvp(ranking)/dot"}, backend_config={"window_config":{"estimated_cycles":"9000"}}
 }
@@ -38,8 +48,8 @@ ENTRY %main.3 (a: f32[8], b: pred[]) -> f32[8] {
   %a = f32[8]{0:T(128)} parameter(0)
   %fusion.1 = f32[8]{0:T(8,128)(2,1)S(1)} fusion(%a), kind=kOutput, calls=%fused_computation, backend_config={"window_config":{"estimated_cycles":"200"}}
   %backward.1 = f32[8]{0:T(128)} convolution(%a, %fusion.1), metadata={op_name="jit(update)/transpose(jvp(backbone))/conv_general_dilated"}, backend_config={"window_config":{"estimated_cycles":"500"}}
-  %while.1 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(ranking)/while"}, backend_config={"known_trip_count":{"n":"7"}}
-  %while.2 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(proposals)/while"}
+  %while.1 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(ranking)/while"}
+  %while.2 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%any, body=%body, metadata={op_name="jit(update)/jvp(proposals)/while"}
   %conditional.1 = f32[8]{0:T(128)} conditional(%b, %a, %a), branch_computations={%rare, %usual}, metadata={op_name="jit(update)/jvp(ranking)/cond"}
   %sort.1 = f32[8]{0:T(128)} sort(%a), dimensions={0}, to_apply=%compare, metadata={op_name="jit(update)/jvp(proposals)/top_k"}
   %gather_fusion.1 = f32[8]{0:T(128)} fusion(%a), kind=kCustom, calls=%looked_up, metadata={op_name="jit(update)/gather"}
@@ -48,7 +58,7 @@ ENTRY %main.3 (a: f32[8], b: pred[]) -> f32[8] {
 """  # noqa: E501
 
 
-def test_loops_count_by_their_rounds_and_conditions_by_the_cheapest_branch():
+def test_loops_count_by_their_rounds_and_conditions_by_the_branch_of_true():
     found = program.estimate(TEXT, hertz=1e3)
     assert program.seconds_of(found.operations) == pytest.approx((200 + 500 + 7 * 30 + 30 + 10) / 1000)
     assert found.unknown == Counter({"sort": 1, "gather": 1, "all-reduce": 1})
