@@ -18,11 +18,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from rog_jax.losses import interval_products, interval_search, interval_tally
 from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
 from rog_jax.losses.conventions import sum_over_devices
 from rog_jax.losses.gap_positives import Positives, is_negative
-from rog_jax.losses.interval_search import look_up, make_search
-from rog_jax.losses.interval_tally import Sums, add_entries, to_floats, zero_sums
+from rog_jax.losses.interval_search import Search
+from rog_jax.losses.interval_tally import Sums, to_floats, zero_sums
 
 BLOCK_ENTRIES = {"cpu": 1 << 18, "default": 1 << 26}
 """Entries that find their intervals and are counted at once, by platform.
@@ -30,6 +31,24 @@ BLOCK_ENTRIES = {"cpu": 1 << 18, "default": 1 << 26}
 On a CPU a block with all that is made of it fits into the second and third level of the cache, and is large enough for
 XLA to spread over the cores. Accelerators want few large kernels: one block holds any ordinary batch.
 """
+
+
+class Forms(NamedTuple):
+    """What is done with intervals, in the way that suits a platform.
+
+    Attributes:
+        make_search: of sorted edges, a function that finds the interval of each score.
+        look_up: reads tables at intervals.
+        add_entries: counts entries by interval.
+    """
+
+    make_search: Callable[[Float[Array, " K"]], Search]
+    look_up: Callable[[tuple[Float[Array, " S"], ...], Int[Array, "..."]], tuple[Float[Array, "..."], ...]]
+    add_entries: Callable[[Sums, Int[Array, " T"], Float[Array, " T"]], Sums]
+
+
+LOOK_UPS = Forms(interval_search.make_search, interval_search.look_up_all, interval_tally.add_entries)
+PRODUCTS = Forms(interval_products.make_search, interval_products.look_up, interval_products.add_entries)
 
 
 class Lines(NamedTuple):
@@ -40,7 +59,11 @@ class Lines(NamedTuple):
 
 
 def rank_by_intervals(
-    logits: Float[Array, "N C"], labels: Int[Array, " N"], positives: Positives, delta: float | int
+    logits: Float[Array, "N C"],
+    labels: Int[Array, " N"],
+    positives: Positives,
+    delta: float | int,
+    forms: Forms = LOOK_UPS,
 ) -> tuple[Float[Array, " P"], Callable[[Float[Array, " P"]], Float[Array, "N C"]]]:
     """Exact ranking of the positives among the negatives.
 
@@ -49,6 +72,7 @@ def rank_by_intervals(
         labels: classes of its rows; they tell which entries are negatives.
         positives: the positives of all devices.
         delta: half width of the step H, in logits.
+        forms: they give the same to the last bit.
 
     Returns:
         above: [P] F_i = sum over the negatives of all devices of H(s_j - p_i), for this device's positives.
@@ -59,7 +83,7 @@ def rank_by_intervals(
     left = jnp.concatenate([edges[:1], edges])  # [S], S = K + 1; left edges of the intervals, unused for the first
     own_scores = positives.scores[positives.own]  # [P]
     own_valid = positives.valid[positives.own]
-    fill = partial(_fill_intervals, delta=delta)
+    fill = partial(_fill_intervals, delta=delta, forms=forms)
     interval, sums = with_block_of_platform(
         fill, logits, labels, edges, left, blocks=BLOCK_ENTRIES, entries=logits.size
     )
@@ -84,8 +108,8 @@ def rank_by_intervals(
 
         _, sums = scan_blocks(collect, None, (left,), (0,), own_scores.shape[0])
         value, slope = sum_over_devices(jnp.stack(sums), positives.axis_name).at[:, 0].set(0)  # [2, S]
-        index = interval.astype(jnp.int32)
-        return look_up(value, index) + look_up(slope, index) * _offset(logits, index, left, delta)
+        value, slope, edge = forms.look_up((value, slope, left), interval.astype(jnp.int32))
+        return value + slope * _offset(logits, edge, delta)
 
     return above, spread
 
@@ -97,6 +121,7 @@ def _fill_intervals(
     left: Float[Array, " S"],
     *,
     delta: float | int,
+    forms: Forms,
     block: int,
 ) -> tuple[Integer[Array, "N C"], Sums]:
     """Interval of each entry; number of entries in each interval, and sum of their offsets.
@@ -104,12 +129,13 @@ def _fill_intervals(
     Interval b lies right of b edges. Entries that are no negatives are put into interval 0.
     """
     num_classes = logits.shape[1]
-    search = make_search(edges)
+    search = forms.make_search(edges)
 
     def fill(sums: Sums, logits: Array, labels: Array) -> tuple[Sums, Array]:
         interval = search(logits, lambda: is_negative(labels, num_classes))  # [T, C]
         flat = interval.ravel()
-        added = add_entries(sums, flat, _offset(logits.ravel(), flat, left, delta))
+        (edge,) = forms.look_up((left,), flat)
+        added = forms.add_entries(sums, flat, _offset(logits.ravel(), edge, delta))
         return added, interval.astype(jnp.uint16 if len(left) <= 1 << 16 else jnp.int32)
 
     zeros = zero_sums(len(left), logits.size, logits.dtype)
@@ -144,13 +170,11 @@ def _lines(edge: Float[Array, " T"], scores: Float[Array, " P"], delta: float | 
     return Lines(jnp.where(edge[:, None] >= scores + delta, 1, at_left), rises)
 
 
-def _offset(
-    logits: Float[Array, "..."], interval: Int[Array, "..."], left: Float[Array, " S"], delta: float | int
-) -> Float[Array, "..."]:
+def _offset(logits: Float[Array, "..."], edge: Float[Array, "..."], delta: float | int) -> Float[Array, "..."]:
     """Distance of each score from the left edge of its interval in units of 2 delta, at most 1.
 
     An interval on which some H rises is at most 2 delta wide; on the others the offset is multiplied by 0.
     """
     if delta == 0:
         return jnp.zeros_like(logits)
-    return jnp.clip((logits - look_up(left, interval)) / (2 * delta), 0, 1)
+    return jnp.clip((logits - edge) / (2 * delta), 0, 1)

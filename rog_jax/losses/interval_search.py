@@ -33,7 +33,7 @@ def make_search(edges: Float[Array, " K"]) -> Search:
     """
     cell, fullness = _grid(edges)
     before = jnp.cumsum(fullness) - fullness  # [cells + 1]
-    padding = jnp.full(max(len(edges), COMPARED), jnp.inf, edges.dtype)
+    padding = jnp.full(max(len(edges), COMPARED), jnp.nan, edges.dtype)  # at or below no score, not even infinity
     padded = jnp.concatenate([edges, padding])  # bisection and comparisons may reach beyond the last edge
     # Of each cell: edges of earlier cells, negative where this one has too many, and the next edges.
     start = jnp.where(fullness > COMPARED, -1 - COMPARED, before)
@@ -69,6 +69,11 @@ def make_search(edges: Float[Array, " K"]) -> Search:
 def look_up(table: Array, index: Int[Array, "..."]) -> Array:
     """table[index] without the check of bounds, which costs as much again on a CPU."""
     return table.at[index].get(mode="promise_in_bounds")
+
+
+def look_up_all(tables: tuple[Float[Array, " S"], ...], index: Int[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
+    """table[index] of each table."""
+    return tuple(look_up(table, index) for table in tables)
 
 
 def _grid(edges: Float[Array, " K"]) -> tuple[Callable[[Array], Array], Int[Array, " cells_and_one"]]:

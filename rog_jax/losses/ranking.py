@@ -5,6 +5,7 @@ gradient at each positive is, and with which weight w_i it is shared out to the 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,17 +14,18 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rog_jax.losses.conventions import is_foreground, sum_over_devices
 from rog_jax.losses.gap_dense import rank_densely
-from rog_jax.losses.gap_interval import rank_by_intervals
+from rog_jax.losses.gap_interval import PRODUCTS, rank_by_intervals
 from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives
 from rog_jax.losses.pairs import most_of_a_device
 from rog_jax.ops.manual_axes import vary_like
 
-RANKINGS = {"interval": rank_by_intervals, "dense": rank_densely}
+RANKINGS = {
+    "interval": rank_by_intervals,
+    "products": partial(rank_by_intervals, forms=PRODUCTS),
+    "dense": rank_densely,
+}
 METHODS = ("auto", *RANKINGS)
-DENSE_ON_TPU = 1 << 14
-"""Positives ranked at once up to which `auto` compares them all on a TPU, where a look-up costs as much as comparisons
-with some thousand positives: the figures of the compiler are in docs/performance.md."""
-
+"""`auto` is `products` on a TPU, which has no fast look-up into a table, and `interval` elsewhere."""
 USUAL_POSITIVES = 512
 """Slots for the positives of one device that serve every ordinary batch (four images of a detector)."""
 
@@ -115,10 +117,7 @@ def value_and_gradient(
 
         if settings.method != "auto":
             return by(settings.method)
-        at_once = min(settings.group, capacity) * (len(positives.scores) // capacity)
-        if at_once > DENSE_ON_TPU:
-            return by("interval")
-        return jax.lax.platform_dependent(tpu=lambda: by("dense"), default=lambda: by("interval"))
+        return jax.lax.platform_dependent(tpu=lambda: by("products"), default=lambda: by("interval"))
 
     if settings.max_positives >= num_rows:
         return rank(num_rows)

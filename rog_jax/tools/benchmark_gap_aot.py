@@ -12,12 +12,13 @@ from rog_jax.losses import gap_loss
 from rog_jax.losses.gap import Reading, judge
 from rog_jax.losses.gap_positives import pack_positives
 from rog_jax.losses.ranking import RANKINGS, Settings, rank_packed
+from rog_jax.tools.estimated_time import estimate, seconds_of
 from rog_jax.tools.program_cost import collectives
-from rog_jax.tools.topology import topology_devices
+from rog_jax.tools.topology import CHIPS, topology_devices
 
 
 def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: float = 0.5) -> dict[str, dict]:
-    """Compiles each method of GAP for one device of a TPU topology.
+    """Compiles each way of ranking for one device of a TPU topology.
 
     Args:
         topology: such as "v5e:2x2".
@@ -27,9 +28,10 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
         delta: half width of the step, in logits.
 
     Returns:
-        For each method: flops and bytes accessed of one ranking and one spreading of weights by the compiler's own
-        model, where the body of a loop counts once; and the memory of the whole loss with its gradient beyond its
-        arguments, in sizes of the logits.
+        For each method, of one ranking and one spreading of weights: bytes accessed by the compiler's own model, where
+        the body of a loop counts once; the milliseconds that it expects, and of how many gathers and scatters it
+        expects none (`estimated_time`). Of the whole loss with its gradient: memory beyond its arguments, in sizes of
+        the logits.
 
     Raises:
         TopologyError: where libtpu is not installed or does not know the topology.
@@ -47,11 +49,13 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
         def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
             return gap_loss(logits, labels, counts, delta=delta, method=method, max_positives=slots)
 
-        cost = jax.jit(rank).lower(logits, labels).compile().cost_analysis()
+        ranking = jax.jit(rank).lower(logits, labels).compile()
+        expected = estimate(ranking.as_text(), CHIPS[topology.partition(":")[0]].hertz)
         memory = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile().memory_analysis()
         return {
-            "flops": cost["flops"],
-            "bytes": cost["bytes accessed"],
+            "milliseconds": round(1e3 * seconds_of(expected.operations), 2),
+            "untimed": {kind: expected.unknown[kind] for kind in ("gather", "scatter")},
+            "gigabytes": round(ranking.cost_analysis()["bytes accessed"] / 1e9, 2),
             "memory": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / (4 * rows * classes), 2),
         }
 

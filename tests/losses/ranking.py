@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 COPIED = Path(__file__).parents[1] / "data" / "losses"
-METHODS = ("interval", "dense")
+METHODS = ("interval", "products", "dense")
 
 
 def padded(logits, targets, size=256):

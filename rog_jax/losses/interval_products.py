@@ -1,0 +1,117 @@
+"""Intervals by comparisons and matrix products: for TPUs, which have no fast look-up into a table.
+
+A sorted table of K edges is cut into groups of equal width. An entry is compared with the first edge of every group,
+and then with the edges of its own group only, which a product with its one-hot row brings. Reading a table of intervals
+is such a product too, and so is counting: one-hot rows of groups times one-hot rows of places. That is some 2 sqrt(K)
+comparisons an entry in place of K. All products are exact, so the results are those of `interval_search` and
+`interval_tally`. Compilers of TPUs fuse the one-hot rows into the products; others hold them in memory.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from rog_jax.losses.exact_sums import add_words, word_type
+from rog_jax.losses.interval_search import Search
+from rog_jax.losses.interval_tally import FRACTION_BITS, Sums, to_fraction
+
+GROUPS = 64
+"""Groups of up to GROUPS * WIDTH edges: on a v5e twice as many, or half, take longer (docs/performance.md)."""
+WIDTH = 64
+"""Edges of a group, from which on there are about as many groups as edges in each."""
+NO_EDGE = 2.0**100
+"""Stands for "no edge" here: the largest float32 is no bfloat16."""
+DIGIT_BITS = 8
+"""Of a fraction at a time: whole numbers of so many bits are exact in bfloat16."""
+LANE = 1 << 16
+"""Entries counted in one product: sums of so many digits are exact in float32."""
+
+
+def make_search(edges: Float[Array, " K"]) -> Search:
+    """A function that counts the edges at or below each score; see `interval_search.make_search`."""
+    size = len(edges)
+    groups, width = group_sizes(size)
+    padded = jnp.pad(edges, (0, groups * width - size), constant_values=NO_EDGE)
+    grouped = jnp.minimum(padded, NO_EDGE).reshape(groups, width)
+
+    def search(scores: Array, wanted: Callable[[], Bool[Array, "T C"]]) -> Array:
+        flat = jnp.where(wanted(), scores, -jnp.inf).ravel()
+        group = jnp.sum(flat >= grouped[1:, :1], axis=0, dtype=jnp.int32)
+        inside = jnp.sum(columns_of(grouped, group) <= flat, axis=0, dtype=jnp.int32)
+        return jnp.minimum(group * width + inside, size).reshape(scores.shape)
+
+    return search
+
+
+def group_sizes(edges: int) -> tuple[int, int]:
+    """Number of groups, and edges in each, that hold so many edges."""
+    groups = GROUPS if edges <= GROUPS * WIDTH else 1 << (edges.bit_length() // 2)
+    groups = min(groups, edges)
+    return groups, -(-edges // groups)
+
+
+def look_up(tables: tuple[Float[Array, " S"], ...], interval: Int[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
+    """table[interval] of each table. All that is in the tables has to be finite; above `NO_EDGE` it becomes that."""
+    size = len(tables[0])
+    groups, width = group_sizes(size - 1)
+    group, place = _split(interval.ravel(), width)
+    at_place = place == jnp.arange(width)[:, None]
+
+    def read(table: Array) -> Array:
+        padded = jnp.pad(jnp.minimum(table[1:], NO_EDGE), (0, groups * width - size + 1))
+        column = columns_of(padded.reshape(groups, width), group)
+        found = jnp.sum(jnp.where(at_place, column, 0), axis=0).reshape(interval.shape)
+        return jnp.where(interval == 0, table[0], found)
+
+    return tuple(read(table) for table in tables)
+
+
+def columns_of(table: Float[Array, "G W"], group: Int[Array, " T"]) -> Float[Array, "W T"]:
+    """table[group] transposed, exactly: the table, for float32 in three parts of 8 bits each, times one-hot columns."""
+    parts = [table]
+    if table.dtype == jnp.float32:
+        parts = []
+        for _ in range(3):
+            part = jax.lax.reduce_precision(table, exponent_bits=8, mantissa_bits=7)  # a conversion might be left out
+            parts.append(part.astype(jnp.bfloat16))
+            table = table - part
+    hot = group == jnp.tile(jnp.arange(len(table)), len(parts))[:, None]
+    joined = jnp.concatenate(parts)
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum(
+        "gw,gt->wt", joined, hot.astype(joined.dtype), precision=exact, preferred_element_type=table.dtype
+    )
+
+
+def add_entries(sums: Sums, interval: Int[Array, " T"], offset: Float[Array, " T"]) -> Sums:
+    """Counts entries and adds their offsets; see `interval_tally.add_entries`. Those of interval 0 are left out."""
+    size, entries = len(sums.counts[0]), len(interval)
+    groups, width = group_sizes(size - 1)
+    lanes = -(-entries // LANE)
+    padding = (0, -entries % lanes)
+    group, place = _split(jnp.pad(interval, padding).reshape(lanes, -1), width)
+    fraction = jnp.pad(to_fraction(offset), padding).reshape(lanes, -1)
+    of_group = (group[..., None] == jnp.arange(groups)).astype(jnp.bfloat16)
+    at_place = place[..., None] == jnp.arange(width)
+
+    def tally(digit: Num[Array, "L T"]) -> Array:
+        values = jnp.where(at_place, digit[..., None], 0).astype(jnp.bfloat16)
+        table = jnp.einsum("ltg,ltw->lgw", of_group, values, preferred_element_type=jnp.float32)
+        flat = table.reshape(lanes, -1)[:, : size - 1].astype(word_type(offset.dtype))
+        return jnp.pad(flat, ((0, 0), (1, 0)))
+
+    counts = add_words(sums.counts, tally(jnp.ones_like(fraction)), 0)
+    fractions = sums.fractions
+    for place_of_digit in range(0, FRACTION_BITS[offset.dtype.name], DIGIT_BITS):
+        digit = (fraction >> place_of_digit) & (2**DIGIT_BITS - 1)
+        fractions = add_words(fractions, tally(digit), place_of_digit)
+    return Sums(counts, fractions)
+
+
+def _split(interval: Int[Array, "..."], width: int) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+    """Group of the interval's left edge, and its place in the group; -1 of interval 0, which has none."""
+    edge = interval - 1
+    group = jax.lax.div(jnp.maximum(edge, 0), jnp.asarray(width, edge.dtype))
+    return group, edge - group * width
