@@ -124,8 +124,21 @@ class ResNet(nnx.Module):
 def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:
     """Maximum over 3x3 pixels at every second pixel of a map padded by one pixel.
 
-    The maximum of nine slices, not a window reduction: the gradient of the latter is far slower on a CPU.
+    A window reduction on TPUs, which moves a quarter of the bytes (docs/pods.md); elsewhere the maximum of nine slices,
+    whose gradient is far faster on a CPU. Where pixels of a window are equal, the first one gets the gradient in one
+    form, and all of them a part of it in the other.
     """
+    return jax.lax.platform_dependent(x, tpu=max_pool_by_window, default=max_pool_by_slices)
+
+
+def max_pool_by_window(x: Float[Array, "B H W D"]) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:
+    """`max_pool` by XLA's window reduction."""
+    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, np.asarray(-np.inf, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+
+def max_pool_by_slices(x: Float[Array, "B H W D"]) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:
+    """`max_pool` by the maximum of nine slices."""
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     slices = [padded[:, y : y + height : 2, x : x + width : 2] for y in range(3) for x in range(3)]

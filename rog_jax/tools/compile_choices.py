@@ -5,7 +5,7 @@
 
 Each form is compiled alone with its gradient, for one chip and images of 832x1344, and compared by the time that the
 compiler expects (`rog_jax.tools.estimated_time`), by the bytes that it counts, a loop's body once, and by the memory
-that it needs besides arguments. The compiler expects no time of gathers, scatters and sorts: their number stands
+that it needs besides arguments. The compiler expects no time of gathers, sorts and some others: their number stands
 beside, those in a loop once. Nothing runs. docs/pods.md says what was chosen.
 """
 
@@ -24,7 +24,7 @@ from jax.sharding import SingleDeviceSharding
 from rog_jax.losses import gap_loss
 from rog_jax.losses.ranking import RANKINGS
 from rog_jax.models.layers import ParameterDraws
-from rog_jax.models.resnet import Bottleneck, max_pool
+from rog_jax.models.resnet import Bottleneck, max_pool_by_slices, max_pool_by_window
 from rog_jax.ops.conv import DIMENSIONS, kernel_gradient
 from rog_jax.ops.roi_align import roi_align
 from rog_jax.tools.estimated_time import estimate, seconds_of
@@ -65,8 +65,10 @@ def choices(images: int) -> Iterator[Choice]:
     stem_arguments = (shape(7, 7, 3, 64), shape(images, height, width, 3))
     yield Choice("stem, frozen", stem, stem_arguments, ())
     yield Choice("stem, trained", stem, stem_arguments, (0,))
-    pools = {"nine slices": max_pool, "window reduction": max_pool_by_window}
-    yield Choice("max pool", pools, (shape(images, height // 2, width // 2, 64),), (0,))
+    pools = {"nine slices": max_pool_by_slices, "window reduction": max_pool_by_window}
+    pool_arguments = (shape(images, height // 2, width // 2, 64),)
+    yield Choice("max pool, frozen", pools, pool_arguments, ())
+    yield Choice("max pool, trained", pools, pool_arguments, (0,))
     kernels = {"convolution": kernel_gradient_by_convolution, "products": kernel_gradient_by_products}
     maps = shape(images, height // 8, width // 8, 128)
     yield Choice("gradient of a 3x3 kernel", kernels, (maps, maps), ())
@@ -122,12 +124,6 @@ def stem_by_depth(kernel: jax.Array, x: jax.Array) -> jax.Array:
     return jax.nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS))
 
 
-def max_pool_by_window(x: jax.Array) -> jax.Array:
-    """`max_pool` by XLA's window reduction."""
-    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(x, np.asarray(-np.inf, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
-
-
 def kernel_gradient_by_products(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """That of a 3x3 convolution, by a product for each of its cells."""
     return kernel_gradient(x, gradient, (3, 3), (1, 1), ((1, 1), (1, 1)))
@@ -170,7 +166,7 @@ class Weight(NamedTuple):
     untimed: dict[str, int]
 
 
-UNTIMED = ("gather", "scatter", "sort")
+UNTIMED = ("gather", "scatter", "sort", "reduce-window", "select-and-scatter")
 
 
 def weigh(choice: Choice, chip: str) -> dict[str, Weight]:

@@ -72,15 +72,8 @@ class Estimate(NamedTuple):
 
 
 LONG = {
-    "gather",
-    "scatter",
-    "sort",
-    "custom-call",
-    "copy-start",
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "reduce-scatter",
+    *("gather", "scatter", "sort", "reduce-window", "select-and-scatter", "custom-call", "copy-start"),
+    *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),
 }
 """Kinds of operations that may take their time; of others without an estimate a result is a few numbers."""
 

@@ -5,7 +5,14 @@ import pytest
 from flax import nnx
 
 from rog_jax.models.layers import ParameterDraws
-from rog_jax.models.resnet import ResNet, frozen_path, max_pool, normalise_image
+from rog_jax.models.resnet import (
+    ResNet,
+    frozen_path,
+    max_pool,
+    max_pool_by_slices,
+    max_pool_by_window,
+    normalise_image,
+)
 from tests.reference import models as reference
 
 # torchvision's published counts without the fully connected layer.
@@ -75,10 +82,22 @@ def test_stride_in_1x1_needs_a_1x1():
         ResNet(18, stride_in_1x1=True, norm="group", dtype=jnp.float32, rngs=ParameterDraws(0))
 
 
+POOLS = (max_pool, max_pool_by_slices, max_pool_by_window)
+
+
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
-def test_max_pool_equals_naive(size):
+def test_max_pool_equals_naive(size, pool):
     x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32) - 5  # below 0: padding never wins
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), reference.max_pool(x).astype(np.float32))
+    np.testing.assert_array_equal(pool(jnp.asarray(x)), reference.max_pool(x).astype(np.float32))
+
+
+def test_max_pools_have_one_gradient_where_no_pixels_are_equal():
+    x = jnp.asarray(np.random.default_rng(0).permutation(2 * 6 * 8 * 3).reshape(2, 6, 8, 3), jnp.float32)
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4, 3)), jnp.float32)
+    expected, *others = (jax.grad(lambda x, pool=pool: jnp.sum(weights * pool(x)))(x) for pool in POOLS)
+    for gradient in others:
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
