@@ -17,10 +17,6 @@ from rog_jax.losses.exact_sums import add_words, word_type
 from rog_jax.losses.interval_search import Search
 from rog_jax.losses.interval_tally import FRACTION_BITS, Sums, to_fraction
 
-GROUPS = 64
-"""Groups of up to GROUPS * WIDTH edges: on a v5e twice as many, or half, take longer (docs/performance.md)."""
-WIDTH = 64
-"""Edges of a group, from which on there are about as many groups as edges in each."""
 NO_EDGE = 2.0**100
 """Stands for "no edge" here: the largest float32 is no bfloat16."""
 DIGIT_BITS = 8
@@ -46,9 +42,8 @@ def make_search(edges: Float[Array, " K"]) -> Search:
 
 
 def group_sizes(edges: int) -> tuple[int, int]:
-    """Number of groups, and edges in each, that hold so many edges."""
-    groups = GROUPS if edges <= GROUPS * WIDTH else 1 << (edges.bit_length() // 2)
-    groups = min(groups, edges)
+    """Number of groups, and edges in each: about as many, or twice as many groups, which a v5e likes best."""
+    groups = min(edges, 1 << (((edges - 1).bit_length() + 1) // 2))
     return groups, -(-edges // groups)
 
 
