@@ -19,9 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rog_jax.losses.gap_dense import FRACTION_BITS as DENSE_BITS
-from rog_jax.losses.interval_tally import FRACTION_BITS as INTERVAL_BITS
-from rog_jax.losses.ranking import DENSE_ON_TPU
+from rog_jax.losses.interval_tally import FRACTION_BITS
 from rog_jax.tools.topology import CHIPS
 
 WORD = 4
@@ -69,9 +67,9 @@ class Assumptions(NamedTuple):
         hop: seconds that a message takes from chip to chip, whatever its size.
         network: bytes a second of a host's network, between pods (100 Gbit/s).
         vector: operations a second of a chip's vector unit, as a share of its matrix unit's.
-        pair: vector operations that compare a positive with another score or with the edge of an interval: the
-            compiler's 8.2 GFLOP of 2,048 x 1,203 entries and 256 positives (docs/performance.md).
-        look_up: bytes of memory of one entry's look-ups into the intervals, by the compiler (108 GB of 2,048 x 1,203).
+        pair: vector operations that compare a positive with another score or with the edge of an interval.
+        entry: vector operations of ranking one entry by products, for each of the square root of the edges: from the
+            times that the compiler expects for 512 to 16,384 edges (docs/performance.md).
         decode: processor seconds of reading an image (docs/performance.md, in the workers).
         feed: processor seconds of an image in the training process, on one core (the same).
         backward: share of a chip's own work during which gradients can be exchanged.
@@ -81,7 +79,7 @@ class Assumptions(NamedTuple):
     network: float = 12.5e9
     vector: float = 0.02
     pair: int = 13
-    look_up: float = 43.8e3
+    entry: int = 200
     decode: float = 13.2e-3
     feed: float = 0.67e-3
     backward: float = 0.5
@@ -136,9 +134,7 @@ class StepTime(NamedTuple):
     feed: float
 
 
-def gap_words(
-    devices: int, slots: int, rows: int, classes: int = CLASSES, method: str = "interval"
-) -> dict[str, list[int]]:
+def gap_words(devices: int, slots: int, rows: int, classes: int = CLASSES) -> dict[str, list[int]]:
     """The 32-bit words of GAP's exchanges over all devices' positives, by kind of collective.
 
     Args:
@@ -146,34 +142,24 @@ def gap_words(
         slots: for positives, of each.
         rows: N of each.
         classes: C.
-        method: "interval" or "dense".
 
     Returns:
         For "all-gather" and "all-reduce" the words that each device has of each exchange afterwards.
     """
     union, entry_bits = devices * slots, (rows * classes).bit_length()
     width = 32 - (devices - 1).bit_length()  # of a word, so that the sum over devices does not overflow
-    if method == "dense":
-        sums = -(-(entry_bits + DENSE_BITS["float32"]) // width)
-        return {"all-gather": [union] * 3, "all-reduce": [union] * sums}
     intervals = 2 * union + 1
-    sums = -(-entry_bits // width) + -(-(entry_bits + INTERVAL_BITS["float32"]) // width)
+    sums = -(-entry_bits // width) + -(-(entry_bits + FRACTION_BITS["float32"]) // width)
     return {"all-gather": [union] * 2, "all-reduce": [intervals] * sums + [2 * intervals]}
 
 
-def gap_method(devices: int, slots: int) -> str:
-    """What `loss.gap.method="auto"` takes on TPUs."""
-    return "dense" if devices * slots <= DENSE_ON_TPU else "interval"
-
-
-def gap_pairs(devices: int, slots: int, method: str = "interval") -> int:
+def gap_pairs(devices: int, slots: int) -> int:
     """Comparisons on each device that grow with the positives of all: the term in P^2.
 
-    Each of a device's positives meets all devices' positives, and with intervals also both edges of each, once to count
-    and once to spread.
+    Each of a device's positives meets all devices' positives, and both edges of each, once to count and once to spread.
     """
     union = devices * slots
-    return slots * (union if method == "dense" else union + 2 * (2 * union + 1))
+    return slots * (union + 2 * (2 * union + 1))
 
 
 def seconds_around(words_bytes: float | int, kind: str, chips: int, chip: str, assumed: Assumptions) -> float:
@@ -220,17 +206,13 @@ def step_time(
     around = partial(seconds_around, chips=chips, chip=chip, assumed=assumed)
     gradient = around(work.gradient, "all-reduce")
     slots, joined = math.ceil(each * POSITIVES), chips if scope == "global" else 1
-    method = gap_method(joined, slots)
     vector = assumed.vector * speed.flops
-    pairs = turns * gap_pairs(joined, slots, method) * assumed.pair / vector
-    entries = images * ROWS * CLASSES
-    if method == "dense":
-        ranking = entries * slots * (joined - 1) * assumed.pair / vector
-    else:
-        ranking = entries * assumed.look_up / speed.bandwidth
+    pairs = turns * gap_pairs(joined, slots) * assumed.pair / vector
+    roots = math.sqrt(2 * joined * slots) - math.sqrt(2 * slots)
+    ranking = images * ROWS * CLASSES * roots * assumed.entry / vector
     exchange = turns * around(WORD * CLASSES, "all-reduce")  # the counts of classes
     if joined > 1:
-        words = gap_words(joined, slots, math.ceil(each * ROWS), CLASSES, method)
+        words = gap_words(joined, slots, math.ceil(each * ROWS), CLASSES)
         exchange += turns * sum(around(WORD * size, kind) for kind, sizes in words.items() for size in sizes)
     step = compute + exchange + pairs + ranking + max(0.0, gradient - assumed.backward * compute / turns)
     rate = chips * images / step
