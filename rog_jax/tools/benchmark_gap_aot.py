@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,10 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
         delta: half width of the step, in logits.
 
     Returns:
-        For each method, of one ranking and one spreading of weights: bytes accessed by the compiler's own model, where
-        the body of a loop counts once; the milliseconds that it expects, and of how many gathers and scatters it
-        expects none (`estimated_time`). Of the whole loss with its gradient: memory beyond its arguments, in sizes of
-        the logits.
+        For each method, of one ranking and one spreading of weights: flops and bytes accessed by the compiler's own
+        model, where the body of a loop counts once; the milliseconds that it expects, and of how many gathers and
+        scatters it expects none (`estimated_time`). Of the whole loss with its gradient: memory beyond its arguments,
+        in sizes of the logits.
 
     Raises:
         TopologyError: where libtpu is not installed or does not know the topology.
@@ -41,7 +42,7 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
     labels = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=device)
     counts = np.ones(classes, np.int32)
 
-    def figures(method: str) -> dict[str, float]:
+    def figures(method: str) -> dict[str, Any]:
         def rank(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
             above, spread = RANKINGS[method](logits, labels, pack_positives(logits, labels, slots, None), delta)
             return above, spread(above)
@@ -50,12 +51,14 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
             return gap_loss(logits, labels, counts, delta=delta, method=method, max_positives=slots)
 
         ranking = jax.jit(rank).lower(logits, labels).compile()
+        cost = ranking.cost_analysis()
         expected = estimate(ranking.as_text(), CHIPS[topology.partition(":")[0]].hertz)
         memory = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile().memory_analysis()
         return {
             "milliseconds": round(1e3 * seconds_of(expected.operations), 2),
             "untimed": {kind: expected.unknown[kind] for kind in ("gather", "scatter")},
-            "gigabytes": round(ranking.cost_analysis()["bytes accessed"] / 1e9, 2),
+            "gigaflops": round(cost["flops"] / 1e9, 2),
+            "gigabytes": round(cost["bytes accessed"] / 1e9, 2),
             "memory": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / (4 * rows * classes), 2),
         }
 
