@@ -22,6 +22,7 @@ from rog_jax.tools.golden_weights import resnet_state
 from rog_jax.tools.scaling import RESNET_50
 from tests.data.test_synthetic import write_sprite
 from tests.pages import ROOT, blocks, every_command, label
+from tests.tools.test_estimated_time import TEXT
 from tests.weights.archives import write_zip
 
 pytestmark = pytest.mark.slow
@@ -36,6 +37,7 @@ NOT_RUN = {
 """Parts of commands, and why such a command is not run."""
 NEEDS = {
     "--topology": "libtpu",
+    "compile_choices": "libtpu",
     "benchmark_gap --published": "torch",
     "benchmark_torchvision": "torch",
 }
@@ -49,6 +51,7 @@ BESIDES = {
     "--out sprites --sprites": "--counts=lvis_v1_categories.json",
     "make_dataset --out demo/data": "--overwrite --num-categories=6 --train-images=40 --val-images=8 --val-instances=2",
     "benchmark_annotations make": "--images=200",
+    "compile_choices": "--part=kernel",
     "tail_benchmark": "--seeds=1 --steps=20",
     "reproduce table1": "--quick --minutes=0 --work=reproduced",
     "reproduce all --minutes": "--quick --minutes=0 --work=reproduced",
@@ -82,6 +85,8 @@ def folder(tmp_path_factory) -> Path:
     _lay_out_recipes(folder)
     write_zip(folder / "resnet50.pth", resnet_state(50))
     (folder / "cells.jsonl").write_text("".join(f"{json.dumps(cell)}\n" for cell in RESNET_50))
+    (folder / "texts").mkdir()
+    (folder / "texts" / "train_v5e_4x4_8.hlo").write_text(TEXT)
     (folder / "docs" / "images").mkdir(parents=True)
     run = ["--config=configs/lvis_r50.py", "--workdir=runs/gap"]
     call(["train.py", *run, "--config.train.steps=3"], folder)
