@@ -217,7 +217,7 @@ def _gap() -> ConfigDict:
     gap.gamma = 1.0  # exponent of omega
     gap.delta = 0.5  # half width of the ranking step, in units of the logit
     gap.variant = "paper"  # paper | published
-    gap.method = "auto"  # interval, on TPUs products | interval | products | dense (docs/performance.md)
+    gap.method = "auto"  # interval, on TPUs one_hot | interval | one_hot | dense (docs/performance.md)
     gap.exclude_foreground = True  # leave other positives out of the negatives (Excl. FG of Table 4)
     gap.scope = "device"  # rank over the images of a device (as the authors) | global
     gap.counts_scope = "global"  # over all devices | device (as the authors; on other devices shared anew)

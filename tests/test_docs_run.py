@@ -1,5 +1,7 @@
 """Every command of README and docs runs to its end, as it stands there, on a set and a detector of the smallest size.
 
+In the order of the pages, since one command makes what the next one reads.
+
 In a folder of its own the recipes' names belong to recipes of a tiny detector (`make_tiny`) for a drawn set, and the
 files that a page supposes are there, by the names that the page gives them. What a command is given besides says
 `BESIDES`; those that cannot be run here are in `NOT_RUN`, with the reason, and tests/test_docs.py reads their flags.
@@ -72,6 +74,8 @@ def get_config(*variants):
     config.model.num_classes = 0
     return config
 '''
+SECONDS = 1800
+"""After which a command is ended: it hangs."""
 WRITES = ("--out", "--png", "--sheet", "--plot")
 
 
@@ -86,7 +90,7 @@ def folder(tmp_path_factory) -> Path:
     write_zip(folder / "resnet50.pth", resnet_state(50))
     (folder / "cells.jsonl").write_text("".join(f"{json.dumps(cell)}\n" for cell in RESNET_50))
     (folder / "texts").mkdir()
-    (folder / "texts" / "train_v5e_4x4_8.hlo").write_text(TEXT)
+    (folder / "texts" / "train_r50_v5e_4x4_8.hlo").write_text(TEXT)
     (folder / "docs" / "images").mkdir(parents=True)
     run = ["--config=configs/lvis_r50.py", "--workdir=runs/gap"]
     call(["train.py", *run, "--config.train.steps=3"], folder)
@@ -164,6 +168,7 @@ def run_documented(words: list[str], folder: Path) -> None:
     words = [*(CHANGED.get(word, word) for word in words), *besides(words)]
     given = dict(itertools.pairwise(part for word in words for part in word.split("=", 1)))
     if words[0] == "train.py":
+        assert not Path(given["--workdir"]).is_absolute()
         shutil.rmtree(folder / given["--workdir"], ignore_errors=True)
     call(words, folder)
     for flag in WRITES:
@@ -194,6 +199,12 @@ def call(words: list[str], folder: Path) -> None:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, (words, done.stdout[-1500:], done.stderr[-3000:])

@@ -77,8 +77,9 @@ def ap_loss_of_rows(
         labels: class of each row; C is the background, -1 padding, which takes part in nothing.
         delta: half width of H in logits; 0 makes a hard step, at which a tie counts. Part of the compiled program.
         weight: factor of the value and of the gradient (lambda).
-        method: "interval" (time M log |P|), "products" (the same for TPUs), "dense" (pairwise, time M |P|) or "auto":
-            products on a TPU, interval elsewhere. All are exact to rounding.
+        method: "interval" (time M log |P|), "one_hot" (the same for TPUs), "dense" (pairwise, time M |P|) or "auto":
+            one_hot on a TPU unless the positives of all devices are too many, interval elsewhere. All are exact to
+            rounding.
         axis_name: mesh axis over whose devices the batches are joined. The value is then the same on each device,
             and the gradient is that of this device's rows in the joined batch times the number of devices, so that a
             mean of gradients over devices is the joined gradient.

@@ -71,8 +71,9 @@ def gap_loss(
         variant: "paper" or "published".
         exclude_foreground: False also counts positives of other classes among the negatives of a positive
             (the ablation without Excl. FG): they enter F and receive the gradient of a negative.
-        method: "interval" (counts between breakpoints, time N C), "products" (the same for TPUs, time N C sqrt(P)),
-            "dense" (pairwise, time N C P) or "auto": products on a TPU, interval elsewhere. All are exact to rounding.
+        method: "interval" (counts between breakpoints, time N C), "one_hot" (the same in matrix products, for TPUs;
+            other compilers hold their operands in memory), "dense" (pairwise) or "auto": one_hot on a TPU unless the
+            positives of all devices are too many, interval elsewhere. All are exact to rounding.
         axis_name: mesh axis over whose devices the batches are joined. The value is then the same on each device,
             and the gradient is that of this device's rows in the joined batch times the number of devices, so that a
             mean of gradients over devices is the joined gradient.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from rog_jax.losses import interval_products, interval_search, interval_tally
+from rog_jax.losses import interval_one_hot, interval_search, interval_tally
 from rog_jax.losses.blocks import scan_blocks, with_block_of_platform
 from rog_jax.losses.conventions import sum_over_devices
 from rog_jax.losses.gap_positives import Positives, is_negative
@@ -48,7 +48,7 @@ class Forms(NamedTuple):
 
 
 LOOK_UPS = Forms(interval_search.make_search, interval_search.look_up_all, interval_tally.add_entries)
-PRODUCTS = Forms(interval_products.make_search, interval_products.look_up, interval_products.add_entries)
+ONE_HOT = Forms(interval_one_hot.make_search, interval_one_hot.look_up, interval_one_hot.add_entries)
 
 
 class Lines(NamedTuple):

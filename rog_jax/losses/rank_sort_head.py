@@ -61,7 +61,7 @@ def rank_sort_head_loss(
         delta: half width of the ranking step, in logits.
         weight: factor of the ranking and sorting loss and, since it is scaled to them, of the box loss (0.2 in the
             published RPN).
-        method: "auto", "interval", "products" or "dense".
+        method: "auto", "interval", "one_hot" or "dense".
         axis_name: mesh axis over whose devices the batch is spread.
         joint_ranking: with an axis, rank the joined batch, or each device's rows among themselves (published).
         max_positives: slots for the positives of one device, B * P by default.

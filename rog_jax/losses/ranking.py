@@ -14,18 +14,20 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rog_jax.losses.conventions import is_foreground, sum_over_devices
 from rog_jax.losses.gap_dense import rank_densely
-from rog_jax.losses.gap_interval import PRODUCTS, rank_by_intervals
+from rog_jax.losses.gap_interval import ONE_HOT, rank_by_intervals
 from rog_jax.losses.gap_positives import Positives, is_negative, pack_positives
 from rog_jax.losses.pairs import most_of_a_device
 from rog_jax.ops.manual_axes import vary_like
 
 RANKINGS = {
     "interval": rank_by_intervals,
-    "products": partial(rank_by_intervals, forms=PRODUCTS),
+    "one_hot": partial(rank_by_intervals, forms=ONE_HOT),
     "dense": rank_densely,
 }
 METHODS = ("auto", *RANKINGS)
-"""`auto` is `products` on a TPU, which has no fast look-up into a table, and `interval` elsewhere."""
+ONE_HOT_ON_TPU = 1 << 15
+"""Positives ranked at once up to which `auto` takes `one_hot` on a TPU: its products grow with them, look-ups do not.
+The figures of the compiler are in docs/performance.md."""
 USUAL_POSITIVES = 512
 """Slots for the positives of one device that serve every ordinary batch (four images of a detector)."""
 
@@ -117,7 +119,10 @@ def value_and_gradient(
 
         if settings.method != "auto":
             return by(settings.method)
-        return jax.lax.platform_dependent(tpu=lambda: by("products"), default=lambda: by("interval"))
+        at_once = min(settings.group, capacity) * (len(positives.scores) // capacity)
+        if at_once > ONE_HOT_ON_TPU:
+            return by("interval")
+        return jax.lax.platform_dependent(tpu=lambda: by("one_hot"), default=lambda: by("interval"))
 
     if settings.max_positives >= num_rows:
         return rank(num_rows)

@@ -15,7 +15,7 @@ from rog_jax.losses.gap_positives import pack_positives
 from rog_jax.losses.ranking import RANKINGS, Settings, rank_packed
 from rog_jax.tools.estimated_time import estimate, seconds_of
 from rog_jax.tools.program_cost import collectives
-from rog_jax.tools.topology import CHIPS, topology_devices
+from rog_jax.tools.topology import chip_of, topology_devices
 
 
 def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: float = 0.5) -> dict[str, dict]:
@@ -30,14 +30,14 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
 
     Returns:
         For each method, of one ranking and one spreading of weights: flops and bytes accessed by the compiler's own
-        model, where the body of a loop counts once; the milliseconds that it expects, and of how many gathers and
-        scatters it expects none (`estimated_time`). Of the whole loss with its gradient: memory beyond its arguments,
+        model, where the body of a loop counts once; the milliseconds that it expects, and of how many operations
+        it expects none (`estimated_time`). Of the whole loss with its gradient: memory beyond its arguments,
         in sizes of the logits.
 
     Raises:
-        TopologyError: where libtpu is not installed or does not know the topology.
+        TopologyError: where libtpu is not installed or does not know the topology, or nothing is known of the chip.
     """
-    device = jax.sharding.SingleDeviceSharding(topology_devices(topology)[0])
+    device, chip = jax.sharding.SingleDeviceSharding(topology_devices(topology)[0]), chip_of(topology)
     logits = jax.ShapeDtypeStruct((rows, classes), jnp.float32, sharding=device)
     labels = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=device)
     counts = np.ones(classes, np.int32)
@@ -52,11 +52,11 @@ def compile_ahead(topology: str, rows: int, classes: int, slots: int, delta: flo
 
         ranking = jax.jit(rank).lower(logits, labels).compile()
         cost = ranking.cost_analysis()
-        expected = estimate(ranking.as_text(), CHIPS[topology.partition(":")[0]].hertz)
+        expected = estimate(ranking.as_text(), chip.hertz)
         memory = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile().memory_analysis()
         return {
             "milliseconds": round(1e3 * seconds_of(expected.operations), 2),
-            "untimed": {kind: expected.unknown[kind] for kind in ("gather", "scatter")},
+            "untimed": dict(expected.unknown),
             "gigaflops": round(cost["flops"] / 1e9, 2),
             "gigabytes": round(cost["bytes accessed"] / 1e9, 2),
             "memory": round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / (4 * rows * classes), 2),

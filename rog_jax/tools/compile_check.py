@@ -29,7 +29,7 @@ from rog_jax.data.batch import Batch
 from rog_jax.tools.benchmark import made_up_batch, made_up_statistics
 from rog_jax.tools.estimated_time import estimate, seconds_of
 from rog_jax.tools.program_cost import collectives, count_products
-from rog_jax.tools.topology import CHIPS, Chip, TopologyError, topology_devices
+from rog_jax.tools.topology import Chip, TopologyError, chip_of, topology_devices
 from rog_jax.training import runtime
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import AXIS, ModelDefinition, TrainState, create_state, data_mesh, state_shardings
@@ -80,10 +80,7 @@ def check_program(
     Raises:
         TopologyError: libtpu is missing, or knows no such topology or chip.
     """
-    devices = topology_devices(topology)
-    chip = CHIPS.get(topology.partition(":")[0])
-    if chip is None:
-        raise TopologyError(f"no figures of the chips of {topology!r}; there are {', '.join(CHIPS)}")
+    devices, chip = topology_devices(topology), chip_of(topology)
     step, arguments = abstract_program(config, data_mesh(devices), images, program)
     figures: dict[str, Any] = dict.fromkeys([*COLUMNS, "exchanges"])
     figures |= {"program": program, "topology": topology, "images_per_chip": images}
@@ -105,7 +102,9 @@ def check_program(
     text = compiled.as_text()
     if texts is not None:
         texts.mkdir(parents=True, exist_ok=True)
-        (texts / f"{program}_{topology.replace(':', '_')}_{images}.hlo").write_text(text, encoding="utf-8")
+        (texts / f"{program}_r{config.model.depth}_{topology.replace(':', '_')}_{images}.hlo").write_text(
+            text, encoding="utf-8"
+        )
     exchanges = collectives(text)
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rog_jax.losses.interval_tally import FRACTION_BITS
+from rog_jax.losses.ranking import ONE_HOT_ON_TPU
 from rog_jax.tools.topology import CHIPS
 
 WORD = 4
@@ -27,6 +28,11 @@ WORD = 4
 
 ROWS, POSITIVES, CLASSES = 512, 128, 1203
 """RoIs an image, those of them that can be positives, and categories, of the LVIS recipes."""
+
+ENTRY_TIMES = {512: 3.54, 2048: 6.61, 8192: 13.63, 32768: 46.84}
+"""Milliseconds that a v5e's compiler expects of ranking 2,048 rows by one-hot products, by the number of edges
+(docs/performance.md), the pairs of positives among them; with more, in proportion. Other chips take as long in
+proportion to their products a second."""
 
 GRADIENT = {"gradient_bytes": 200_859_912}
 RESNET_50 = [
@@ -36,6 +42,10 @@ RESNET_50 = [
     {"topology": "v6e:2x2", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 64.64, **GRADIENT},
 ]
 """Training steps of R50 in docs/pods.md."""
+
+
+ENTRY_SECONDS = {edges: milliseconds / 1e3 / (2048 * CLASSES) for edges, milliseconds in ENTRY_TIMES.items()}
+"""Of ranking one entry."""
 
 
 class Family(NamedTuple):
@@ -67,9 +77,9 @@ class Assumptions(NamedTuple):
         hop: seconds that a message takes from chip to chip, whatever its size.
         network: bytes a second of a host's network, between pods (100 Gbit/s).
         vector: operations a second of a chip's vector unit, as a share of its matrix unit's.
-        pair: vector operations that compare a positive with another score or with the edge of an interval.
-        entry: vector operations of ranking one entry by products, for each of the square root of the edges: from the
-            times that the compiler expects for 512 to 16,384 edges (docs/performance.md).
+        pair: vector operations that compare a positive with another score or with the edge of an interval: the
+            compiler's 8.2 GFLOP of `dense` for 2,048 x 1,203 entries and 256 positives (docs/performance.md).
+        look_up: bytes of memory of one entry's look-ups into the intervals, by the compiler (108 GB of 2,048 x 1,203).
         decode: processor seconds of reading an image (docs/performance.md, in the workers).
         feed: processor seconds of an image in the training process, on one core (the same).
         backward: share of a chip's own work during which gradients can be exchanged.
@@ -79,7 +89,7 @@ class Assumptions(NamedTuple):
     network: float = 12.5e9
     vector: float = 0.02
     pair: int = 13
-    entry: int = 200
+    look_up: float = 43.8e3
     decode: float = 13.2e-3
     feed: float = 0.67e-3
     backward: float = 0.5
@@ -162,6 +172,15 @@ def gap_pairs(devices: int, slots: int) -> int:
     return slots * (union + 2 * (2 * union + 1))
 
 
+def entry_seconds(positives: int, chip: str, assumed: Assumptions) -> float:
+    """Of ranking one entry among so many positives, as `loss.gap.method="auto"` does on TPUs."""
+    if positives > ONE_HOT_ON_TPU:
+        return assumed.look_up / CHIPS[chip].bandwidth
+    edges, most = 2 * positives, max(ENTRY_SECONDS)
+    seconds = np.interp(min(edges, most), list(ENTRY_SECONDS), list(ENTRY_SECONDS.values())) * max(1.0, edges / most)
+    return float(seconds) * CHIPS["v5e"].flops / CHIPS[chip].flops
+
+
 def seconds_around(words_bytes: float | int, kind: str, chips: int, chip: str, assumed: Assumptions) -> float:
     """Of one collective over the chips' torus, and over the hosts' network between pods where one pod is too small.
 
@@ -208,8 +227,8 @@ def step_time(
     slots, joined = math.ceil(each * POSITIVES), chips if scope == "global" else 1
     vector = assumed.vector * speed.flops
     pairs = turns * gap_pairs(joined, slots) * assumed.pair / vector
-    roots = math.sqrt(2 * joined * slots) - math.sqrt(2 * slots)
-    ranking = images * ROWS * CLASSES * roots * assumed.entry / vector
+    of_all, of_own = (entry_seconds(positives, chip, assumed) for positives in (joined * slots, slots))
+    ranking = images * ROWS * CLASSES * (of_all - of_own)
     exchange = turns * around(WORD * CLASSES, "all-reduce")  # the counts of classes
     if joined > 1:
         words = gap_words(joined, slots, math.ceil(each * ROWS), CLASSES)

@@ -25,19 +25,19 @@ class Chip(NamedTuple):
         memory: bytes of HBM.
         bandwidth: of that memory, bytes a second.
         links: bytes a second that leave the chip over all of its links to others.
-        products: multiplications and additions of its matrix units in a cycle.
+        macs_per_cycle: multiplications with their additions, of all its matrix units.
     """
 
     flops: float
     memory: float
     bandwidth: float
     links: float
-    products: int
+    macs_per_cycle: int
 
     @property
     def hertz(self) -> float:
         """Cycles in a second, at which the matrix units reach `flops`."""
-        return self.flops / (2 * self.products)
+        return self.flops / (2 * self.macs_per_cycle)
 
 
 CHIPS = {
@@ -52,6 +52,18 @@ which programs use as one. Cycles come out at 1.05, 1.5, 1.75 and 1.75 GHz."""
 
 class TopologyError(ValueError):
     """The compiler for a topology is missing, or it does not know the topology."""
+
+
+def chip_of(topology: str) -> Chip:
+    """The figures of the chips of a topology.
+
+    Raises:
+        TopologyError: there are none.
+    """
+    chip = CHIPS.get(topology.partition(":")[0])
+    if chip is None:
+        raise TopologyError(f"no figures of the chips of {topology!r}; there are {', '.join(CHIPS)}")
+    return chip
 
 
 def topology_devices(topology: str) -> list:

@@ -30,7 +30,7 @@ CHOICES = {
     "loss.classification": CLASSIFICATION_LOSSES,  # and what a recipe of the user's adds to it
     "loss.ranking": ("none", "gap", "ap", "rank_sort"),
     "loss.gap.variant": ("paper", "published"),
-    "loss.gap.method": ("auto", "interval", "products", "dense"),
+    "loss.gap.method": ("auto", "interval", "one_hot", "dense"),
     "loss.gap.scope": ("device", "global"),
     "loss.gap.counts_scope": ("device", "global"),
     "loss.ap.scope": ("device", "global"),

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 COPIED = Path(__file__).parents[1] / "data" / "losses"
-METHODS = ("interval", "products", "dense")
+METHODS = ("interval", "one_hot", "dense")
 
 
 def padded(logits, targets, size=256):

@@ -158,7 +158,7 @@ def test_bfloat16_logits_are_ranked_in_float32():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "fast"}, "auto, interval, products, dense"),
+        ({"method": "fast"}, "auto, interval, one_hot, dense"),
         ({"delta": -0.1}, "negative"),
         ({"max_positives": 0}, "at least one slot"),
         ({"targets": np.zeros(3, np.int32)}, r"targets \[M\]"),

@@ -10,7 +10,7 @@ from rog_jax.losses import gap_loss
 from tests.reference import losses as reference
 
 COPIED = Path(__file__).parents[1] / "data" / "losses"
-METHODS = ("interval", "products", "dense")
+METHODS = ("interval", "one_hot", "dense")
 VARIANTS = ("paper", "published")
 
 
@@ -240,7 +240,7 @@ def test_memory_is_linear_in_the_logits():
     ("change", "message"),
     [
         ({"variant": "best"}, "paper, published"),
-        ({"method": "fast"}, "auto, interval, products, dense"),
+        ({"method": "fast"}, "auto, interval, one_hot, dense"),
         ({"delta": -0.1}, "negative"),
         ({"labels": np.zeros(3, np.int32)}, r"\[N, C\]"),
         ({"class_counts": np.ones(7)}, r"\[N, C\]"),

@@ -44,6 +44,7 @@ def on_devices(check_vma=False, **options):
     [
         ("interval", "paper", False, ROWS),
         ("interval", "published", False, 3),  # the last device overflows its slots, and all follow it
+        ("one_hot", "paper", False, 3),
         ("dense", "paper", False, ROWS),
         ("dense", "published", True, ROWS),
     ],
@@ -58,7 +59,9 @@ def test_devices_agree_with_the_joined_batch(method, variant, exclude_foreground
     np.testing.assert_allclose(gradient / DEVICES, expected[1], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(("method", "max_positives"), [("interval", ROWS), ("interval", 3), ("dense", ROWS)])
+@pytest.mark.parametrize(
+    ("method", "max_positives"), [("interval", ROWS), ("interval", 3), ("one_hot", 3), ("dense", ROWS)]
+)
 def test_values_and_gradients_under_the_checks_of_shard_map(method, max_positives):
     batch = joined_batch()
     expected = reference.gap(*batch)

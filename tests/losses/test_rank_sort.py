@@ -160,7 +160,7 @@ def test_ious_get_no_gradient():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "fast"}, "auto, interval, products, dense"),
+        ({"method": "fast"}, "auto, interval, one_hot, dense"),
         ({"delta": -0.1}, "negative"),
         ({"max_positives": 0}, "at least one slot"),
         ({"iou_targets": np.zeros(3, np.float32)}, r"iou_targets \[M\]"),

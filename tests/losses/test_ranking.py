@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from rog_jax.losses import ap_loss, ap_loss_of_rows, gap_loss, rank_sort_loss, rank_sort_loss_of_rows
+from rog_jax.losses import ap_loss, ap_loss_of_rows, gap_loss, rank_sort_loss, rank_sort_loss_of_rows, ranking
 from tests.losses.ranking import METHODS, rows
 
 CLASSES = 5
@@ -34,7 +34,7 @@ LOSSES = [gap, gap_published, average_precision, rank_and_sort]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_auto_takes_products_on_tpus_and_looks_up_elsewhere(loss):
+def test_auto_takes_products_on_tpus_and_looks_up_elsewhere(loss, monkeypatch):
     batch = rows(40, CLASSES)
 
     def products(method, platform):
@@ -42,9 +42,24 @@ def test_auto_takes_products_on_tpus_and_looks_up_elsewhere(loss):
         traced = run.trace(*(jnp.asarray(x) for x in batch))
         return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.dot_general")
 
-    assert products("products", "tpu") > products("dense", "tpu") >= products("interval", "tpu")
-    assert products("auto", "tpu") == products("products", "tpu")
+    assert products("one_hot", "tpu") > products("dense", "tpu") >= products("interval", "tpu")
+    assert products("auto", "tpu") == products("one_hot", "tpu")
     assert products("auto", "cuda") == products("auto", "cpu") == products("interval", "cpu")
+    monkeypatch.setattr(ranking, "ONE_HOT_ON_TPU", 39)
+    assert products("auto", "tpu") == products("interval", "tpu")
+
+
+def test_auto_looks_at_the_positives_of_a_group(monkeypatch):
+    """A long list has a slot for each entry, but its positives are ranked in groups."""
+    monkeypatch.setattr(ranking, "ONE_HOT_ON_TPU", 8)
+    shapes = jax.ShapeDtypeStruct((40,), jnp.float32), jax.ShapeDtypeStruct((40,), jnp.int32)
+
+    def products(method, slots):
+        run = jax.jit(partial(ap_loss, method=method, max_positives=slots))
+        return run.trace(*shapes).lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.dot_general")
+
+    assert products("auto", 8) == products("one_hot", 8) > products("interval", 8)
+    assert products("auto", 9) == products("interval", 9)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -39,7 +39,7 @@ def on_devices(loss, check_vma=False, **options):
 
 
 # With three slots the last device overflows them, and all follow it.
-@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("dense", 4)])
+@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("one_hot", 3), ("dense", 4)])
 def test_ap_of_devices_is_that_of_the_joined_batch(method, slots):
     logits, labels, _ = joined_batch()
     expected = reference.ap(logits.ravel(), reference.flat_targets(labels, CLASSES).ravel())
@@ -48,7 +48,7 @@ def test_ap_of_devices_is_that_of_the_joined_batch(method, slots):
     check((values[0, 0], gradient / DEVICES), (expected[0], expected[1].reshape(logits.shape)), 2e-5)
 
 
-@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("dense", 4)])
+@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("one_hot", 3), ("dense", 4)])
 def test_rank_sort_of_devices_is_that_of_the_joined_batch(method, slots):
     logits, labels, ious = joined_batch()
     targets = reference.flat_targets(labels, CLASSES, ious)
@@ -58,7 +58,7 @@ def test_rank_sort_of_devices_is_that_of_the_joined_batch(method, slots):
     check((*values[0], gradient / DEVICES), (*expected, expected_gradient.reshape(logits.shape)), 2e-5)
 
 
-@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("dense", ROWS)])
+@pytest.mark.parametrize(("method", "slots"), [("interval", 3), ("interval", ROWS), ("one_hot", 3), ("dense", ROWS)])
 @pytest.mark.parametrize("loss", [ap_loss_of_rows, rank_sort_loss_of_rows])
 def test_the_checks_of_shard_map_change_nothing(loss, method, slots):
     arrays = joined_batch()[: 2 if loss is ap_loss_of_rows else 3]

@@ -33,7 +33,9 @@ TEXT = """HloModule jit_update, is_scheduled=true
 }
 
 %any (awaited: (s32[], f32[8])) -> pred[] {
-  ROOT %gt.1 = pred[]{:T(512)} compare(%awaited, %awaited), direction=GT
+  %constant.2 = s32[]{:T(128)} constant(100)
+  %lt.2 = pred[]{:T(512)} compare(%awaited, %constant.2), direction=LT
+  ROOT %and.1 = pred[]{:T(512)} and(%lt.2, %awaited)
 }
 
 %rare (x: f32[8]) -> f32[8] {
@@ -51,9 +53,10 @@ ENTRY %main.3 (a: f32[8], b: pred[]) -> f32[8] {
   %while.1 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%condition, body=%body, metadata={op_name="jit(update)/jvp(ranking)/while"}
   %while.2 = (s32[], f32[8]{0:T(128)}) while(%tuple.1), condition=%any, body=%body, metadata={op_name="jit(update)/jvp(proposals)/while"}
   %conditional.1 = f32[8]{0:T(128)} conditional(%b, %a, %a), branch_computations={%rare, %usual}, metadata={op_name="jit(update)/jvp(ranking)/cond"}
-  %sort.1 = f32[8]{0:T(128)} sort(%a), dimensions={0}, to_apply=%compare, metadata={op_name="jit(update)/jvp(proposals)/top_k"}
-  %gather_fusion.1 = f32[8]{0:T(128)} fusion(%a), kind=kCustom, calls=%looked_up, metadata={op_name="jit(update)/gather"}
-  ROOT %all-reduce.1 = f32[8]{0:T(128)} all-reduce(%fusion.1), to_apply=%fused_computation
+  %sort.1 = (f32[10,1000]{1,0:T(128)}, s32[10,1000]{1,0:T(128)}) sort(%a), dimensions={0}, to_apply=%compare, metadata={op_name="jit(update)/jvp(proposals)/top_k"}
+  %reshape.2 = f32[9999]{0:T(128)} reshape(%a)
+  %gather_fusion.1 = f32[128,128]{0:T(128)} fusion(%a), kind=kCustom, calls=%looked_up, metadata={op_name="jit(update)/gather"}
+  ROOT %all-reduce.1 = f32[20000]{0:T(128)} all-reduce-start(%fusion.1), to_apply=%fused_computation
 }
 """  # noqa: E501
 
@@ -83,6 +86,17 @@ def test_the_program_prints_parts_and_the_dearest(tmp_path, capsys):
     assert "Without an estimate: 1 sort, 1 gather, 1 all-reduce" in printed
     assert "Counted once, its rounds are not known: jit(update)/jvp(proposals)/while" in printed
     assert "backward.1  jit(update)/transpose(jvp(backbone))" in printed
+
+
+def test_of_the_older_form_of_conditions_the_true_branch_counts():
+    older = TEXT.replace("branch_computations={%rare, %usual}", "true_computation=%usual, false_computation=%rare")
+    assert older != TEXT
+    assert program.estimate(older, hertz=1e3) == program.estimate(TEXT, hertz=1e3)
+
+
+def test_a_program_for_another_machine_is_refused():
+    with pytest.raises(ValueError, match="programs compiled for TPUs have"):
+        program.estimate(TEXT.replace("estimated_cycles", "cost"), hertz=1e3)
 
 
 @pytest.mark.parametrize("text", ["", "%body (x: f32[]) -> f32[] {\n}\n"])

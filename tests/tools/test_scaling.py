@@ -12,6 +12,7 @@ from rog_jax.tools.program_cost import collectives
 from rog_jax.tools.scaling import (
     WORD,
     Assumptions,
+    entry_seconds,
     gap_words,
     seconds_around,
     step_time,
@@ -117,8 +118,20 @@ def test_ranking_among_all_chips_costs_more_the_more_there_are():
     work = work_of(program.RESNET_50, "v5e")
     times = [step_time(work, chips, 2, "v5e", "global") for chips in (8, 64, 256, 4096)]
     assert times[3].gap_pairs == pytest.approx(16 * times[2].gap_pairs, rel=1e-3)
-    assert times[3].gap_entries == pytest.approx(63 / 15 * times[2].gap_entries)  # by sqrt(4096) - 1, sqrt(256) - 1
+    assert times[0].gap_entries < times[1].gap_entries < times[2].gap_entries
+    assert times[2].gap_entries == times[3].gap_entries  # by look-ups
     assert all(a.images_per_second < b.images_per_second for a, b in itertools.pairwise(times))
+
+
+def test_an_entrys_time_by_hand():
+    """As expected of as many edges, between them by interpolation, beyond in proportion; look-ups of too many."""
+    assumed, entries = Assumptions(look_up=7), 2048 * 1203
+    seconds = {positives: entry_seconds(positives, "v5e", assumed) for positives in (256, 640, 16384, 32768)}
+    assert seconds[256] == pytest.approx(3.54e-3 / entries)
+    assert seconds[640] == pytest.approx((3.54e-3 + 6.61e-3) / 2 / entries)
+    assert seconds[32768] == pytest.approx(2 * seconds[16384])
+    assert entry_seconds(256, "v6e", assumed) == pytest.approx(3.54e-3 / entries * 197 / 918)
+    assert entry_seconds((1 << 15) + 1, "v5e", assumed) == 7 / CHIPS["v5e"].bandwidth
 
 
 @pytest.mark.parametrize("scope", ["device", "global"])
