@@ -125,8 +125,8 @@ def max_pool(x: Float[Array, "B H W D"]) -> Float[Array, "B (H+1)//2 (W+1)//2 D"
     """Maximum over 3x3 pixels at every second pixel of a map padded by one pixel.
 
     A window reduction on TPUs, which moves a quarter of the bytes or less (docs/pods.md); elsewhere the maximum of nine
-    slices, whose gradient is far faster on a CPU. Where pixels of a window are equal, the first one gets the gradient in one
-    form, and all of them a part of it in the other.
+    slices, whose gradient is far faster on a CPU. Where pixels of a window are equal, the first one gets the gradient
+    in one form, and all of them a part of it in the other.
     """
     return jax.lax.platform_dependent(x, tpu=max_pool_by_window, default=max_pool_by_slices)
 
