@@ -10,6 +10,10 @@ PROGRAM = re.compile(
     r"(?:^|[\s/\"])python3? ((?:-m rog_jax\.tools\.\S+|train\.py|eval\.py|exported/run\.py)(?: [^`]*)?)"
 )
 
+TOOLS = "|".join(path.stem for path in (ROOT / "rog_jax" / "tools").glob("*.py"))
+SHORT = re.compile(rf"(?:rog_jax\.tools\.)?((?:{TOOLS}) .+)")
+"""A tool with its flags alone, as tables and sentences name it."""
+
 
 def blocks(text: str) -> list[str]:
     """A page's blocks of code."""
@@ -27,6 +31,7 @@ def commands(text: str) -> list[tuple[str, ...]]:
     """The programs that a page calls with their flags, as words after `python`; synopses and fragments are left out."""
     found = []
     for line in quoted(text):
+        line = SHORT.sub(r"python -m rog_jax.tools.\1", line) if SHORT.fullmatch(line) else line
         match = PROGRAM.search(line)
         if match and " [" not in line and "..." not in line and "…" not in line.partition("#")[0]:
             whole = match[1] if match[1].count('"') % 2 == 0 else match[1].rstrip('"')  # quoted for another shell

@@ -40,6 +40,7 @@ NOT_RUN = {
 NEEDS = {
     "--topology": "libtpu",
     "compile_choices": "libtpu",
+    "--aot": "libtpu",
     "benchmark_gap --published": "torch",
     "benchmark_torchvision": "torch",
 }
