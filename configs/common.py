@@ -164,7 +164,7 @@ def _roi() -> ConfigDict:
     roi.max_sampling_ratio = 8  # most points a side of sampling_ratio 0
     roi.aligned = True  # half a feature cell's shift in RoIAlign; False is torchvision's older rule
     roi.level_epsilon = 1e-6  # added before the logarithm that chooses a box's level
-    roi.align_method = "auto"  # gather | einsum | auto
+    roi.align_method = "auto"  # gather | windows | auto
     roi.box_stds = (0.1, 0.1, 0.2, 0.2)  # of the deltas (dx, dy, dw, dh)
     roi.class_agnostic_boxes = False
     roi.class_agnostic_masks = False

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from rog_jax.losses.exact_sums import add_words, word_type
 from rog_jax.losses.interval_search import Search
 from rog_jax.losses.interval_tally import FRACTION_BITS, Sums, to_fraction
+from rog_jax.ops.bfloat16 import bfloat16_parts
 
 DIGIT_BITS = 8
 """Of a fraction at a time: whole numbers of so many bits are exact in bfloat16."""
@@ -69,24 +70,13 @@ def columns_of(table: Float[Array, "G W"], group: Int[Array, " T"]) -> Float[Arr
     """table[group] transposed, exactly: the table, for float32 in three parts of 8 bits each, times one-hot columns."""
     limits = jnp.finfo(table.dtype)
     table = jnp.clip(table, limits.min, limits.max)  # 0 times infinity would be NaN, in all groups
-    parts = _bfloat16_parts(table) if table.dtype == jnp.float32 else [table]
+    parts = bfloat16_parts(table) if table.dtype == jnp.float32 else [table]
     hot = group == jnp.tile(jnp.arange(len(table)), len(parts))[:, None]
     joined = jnp.concatenate(parts)
     exact = jax.lax.Precision.HIGHEST
     return jnp.einsum(
         "gw,gt->wt", joined, hot.astype(joined.dtype), precision=exact, preferred_element_type=table.dtype
     )
-
-
-def _bfloat16_parts(table: Float[Array, "G W"]) -> list[Float[Array, "G W"]]:
-    """Three arrays whose sum is the table in any order: cut off, not rounded, so that no two of them share bits."""
-    parts = []
-    for _ in range(3):
-        upper = jax.lax.bitcast_convert_type(table, jnp.uint32) & jnp.uint32(0xFFFF0000)
-        part = jax.lax.bitcast_convert_type(upper, jnp.float32)
-        parts.append(part.astype(jnp.bfloat16))
-        table = table - part
-    return parts
 
 
 @jax.named_scope(SCOPE)

@@ -1,8 +1,8 @@
 """RoIAlign over the levels of a feature pyramid (Mask R-CNN, section 3; level rule of FPN, equation 1).
 
 Each output cell averages bilinear samples of the features, and bilinear weights separate into rows and columns. So both
-forms here start from sample positions along each axis: `gather` reads the feature cells that they touch, `einsum`
-turns them into one weight matrix an axis and multiplies densely.
+forms start from sample positions along each axis (`roi_samples`): `gather`, which is here, reads the feature cells that
+they touch; `windows` (`roi_windows`) multiplies weights with all cells around a RoI.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,13 @@ from jaxtyping import Float, Int32
 from rog_jax.ops import boxes as box_ops
 from rog_jax.ops.boxes import Array
 from rog_jax.ops.manual_axes import vary_like
+from rog_jax.ops.roi_samples import Axis, sample_axis
+from rog_jax.ops.roi_windows import pool_by_windows
 
 FINEST_SCALE = 56.0
 """Half the side of a square box, in pixels, that is pooled from the second level (FPN's 224 on its third)."""
-CHUNK_ELEMENTS = 2**25
-"""Intermediate values of the einsum form at a time, over all images."""
 UNROLLED_TAPS = 4
 """Taps an axis, up to which the gather form is unrolled: those of sampling ratio 2."""
-
-
-class _Axis(NamedTuple):
-    """Samples of each RoI along one axis, in cells of its level."""
-
-    position: jax.Array  # [B, R, S, n], inside the level
-    weight: jax.Array  # [B, R, S, n], in the mean; 0 for a sample that lay more than a cell outside, or is none
-    size: jax.Array  # int32 [B, R], cells of the level
-    sparse: jax.Array | None  # bool [B, R], True where samples lie more than a cell apart; None for a fixed number
 
 
 class _Taps(NamedTuple):
@@ -77,7 +68,8 @@ def roi_align(
             cell has or begins, as MMDetection and Detectron2 do.
         aligned: shifts samples by half a feature cell (MMDetection, Detectron2); False is torchvision's older rule, by
             which a box also has at least one feature cell a side.
-        method: "gather", "einsum" (both exact), or "auto": einsum on TPUs, where gathers are dear, gather elsewhere.
+        method: "gather", "windows" (both exact, but for `roi_windows.PARTS` with bfloat16 features), or "auto": windows
+            on TPUs, where gathers are dear, gather elsewhere.
         max_sampling_ratio: most samples a side for `sampling_ratio` 0, where shapes have to be static. It is exact for
             boxes of up to `max_sampling_ratio * output_size` feature cells a side; beyond, as many cells as that,
             evenly spaced, are averaged.
@@ -101,29 +93,12 @@ def roi_align(
         length = corners[..., side + 2] - corners[..., side]
         length = length if aligned else jnp.maximum(length, 1)
         samples = (sampling_ratio,) if sampling_ratio else (max_sampling_ratio, True)
-        return _sample_axis(corners[..., side], length, size, output_size, *samples)
+        return sample_axis(corners[..., side], length, size, output_size, *samples)
 
     samples = (levels, axis(1, 1), axis(0, 2))
     if method == "auto":  # decided where the program is compiled, which may be for machines that are not there
-        return jax.lax.platform_dependent(tuple(features), *samples, tpu=_einsum, default=_gather)
+        return jax.lax.platform_dependent(tuple(features), *samples, tpu=pool_by_windows, default=_gather)
     return _METHODS[method](features, *samples)
-
-
-def _sample_axis(start, length, size, output_size, samples, adaptive=False) -> _Axis:
-    """Sample positions of boxes [B, R] that start at `start`, all in cells of their level of `size` cells."""
-    cell = length / output_size
-    count = jnp.clip(jnp.ceil(cell), 0, samples) if adaptive else jnp.full_like(cell, samples)
-    number = jnp.arange(samples, dtype=start.dtype)
-    points = (number + 0.5) / jnp.maximum(count, 1)[..., None, None]  # [B, R, 1, n]
-    cells = jnp.arange(output_size, dtype=start.dtype)[:, None]
-    position = start[..., None, None] + (cells + points) * cell[..., None, None]  # [B, R, S, n]
-    sparse = cell > samples if adaptive else None
-    if adaptive:
-        position = jnp.where(sparse[..., None, None], jnp.round(position), position)
-    limit = size[..., None, None]
-    counted = (position >= -1) & (position <= limit) & (number < count[..., None, None])
-    weight = counted / jnp.maximum(count, 1)[..., None, None]
-    return _Axis(jnp.clip(position, 0, limit - 1), weight.astype(start.dtype), size, sparse)
 
 
 def _gather(features, levels, rows, columns):
@@ -141,7 +116,7 @@ def _gather(features, levels, rows, columns):
     return _pool(flat.reshape(-1, depth), taps, batch * sum(sizes))
 
 
-def _axis_taps(axis: _Axis):
+def _axis_taps(axis: Axis):
     """Cells that each output cell reads along one axis, and their weights: [B, R, S, T] each."""
     low = jnp.floor(axis.position).astype(jnp.int32)
     last = axis.size[..., None, None] - 1
@@ -209,44 +184,4 @@ def _tap(taps: _Taps, i, j):
     return row + column, (row_weight * column_weight)[..., None]
 
 
-def _einsum(features, levels, rows, columns):
-    batch, num_rois, output_size, _ = rows.position.shape
-    widest = max(level.shape[2] for level in features)
-    chunk = max(1, CHUNK_ELEMENTS // (batch * output_size * widest * features[0].shape[-1]))
-    rois = (levels, rows, columns)
-    if chunk >= num_rois:
-        return _einsum_chunk(features, *rois)
-    padding = -num_rois % chunk
-
-    def split(array):  # [B, R, ...] -> [chunks, B, chunk, ...]
-        array = jnp.pad(array, ((0, 0), (0, padding)) + ((0, 0),) * (array.ndim - 2))
-        return jnp.moveaxis(array.reshape(batch, -1, chunk, *array.shape[2:]), 1, 0)
-
-    pooled = jax.lax.map(lambda part: _einsum_chunk(features, *part), jax.tree.map(split, rois))
-    pooled = jnp.moveaxis(pooled, 0, 1)  # [B, chunks, chunk, S, S, D]
-    return pooled.reshape(batch, -1, *pooled.shape[3:])[:, :num_rois]
-
-
-def _einsum_chunk(features, levels, rows, columns):
-    """Every RoI is multiplied with every level, with zero weights on all but its own."""
-    dtype = features[0].dtype
-    # Weights stay float32: products with bfloat16 features need fewer passes of a TPU's multiplier to be exact.
-    precision = jax.lax.Precision.HIGH if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
-    total = 0
-    for number, level in enumerate(features):
-        own = (levels == number)[..., None, None]
-        row_weights = _axis_weights(rows, level.shape[1]) * own  # [B, R, S, H]
-        column_weights = _axis_weights(columns, level.shape[2])  # [B, R, S, W]
-        level = level.astype(jnp.promote_types(dtype, row_weights.dtype))
-        pooled = jnp.einsum("brsh,bhwd->brswd", row_weights, level, precision=precision)
-        total += jnp.einsum("brtw,brswd->brstd", column_weights, pooled, precision=precision)
-    return total.astype(dtype)
-
-
-def _axis_weights(axis: _Axis, size: int):
-    """Bilinear weights as a matrix [B, R, S, size]: a sample gives each cell one minus their distance."""
-    distance = jnp.abs(axis.position[..., None] - jnp.arange(size))  # [B, R, S, n, size]
-    return (jnp.maximum(1 - distance, 0) * axis.weight[..., None]).sum(axis=-2)
-
-
-_METHODS = {"gather": _gather, "einsum": _einsum}
+_METHODS = {"gather": _gather, "windows": pool_by_windows}

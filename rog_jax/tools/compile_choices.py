@@ -76,7 +76,7 @@ def choices(images: int) -> Iterator[Choice]:
     levels = tuple(shape(images, height // stride, width // stride, 256) for stride in (4, 8, 16, 32))
     methods = {
         method: partial(roi_align, strides=(4, 8, 16, 32), output_size=7, method=method)
-        for method in ("einsum", "gather")
+        for method in ("windows", "gather")
     }
     yield Choice("RoIAlign, 512 RoIs", methods, (levels, shape(images, 512, 4, dtype=jnp.float32)), (0,))
     yield from _of_a_stage(images)

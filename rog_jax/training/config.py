@@ -37,7 +37,7 @@ CHOICES = {
     "loss.rank_sort.scope": ("device", "global"),
     "loss.frequency": ("images", "instances"),
     "loss.gap.omega": ("online", "offline", "none"),
-    "roi.align_method": ("auto", "gather", "einsum"),
+    "roi.align_method": ("auto", "gather", "windows"),
     "optim.milestone_unit": ("epochs", "steps"),
     "test.protocol": ("auto", "lvis", "coco", "openimages"),
     "test.norcal.variant": ("exps", "probs", "logits"),

@@ -38,7 +38,7 @@ OPS = {  # each takes the boxes [40, 4] of an image
     "nms": lambda image: class_nms(image, KIND, image[:, 0] > 10, 0.5, tile=16, max_keep=10),
     "topk": lambda image: top_k_large(image.reshape(-1), 7),
     "gather": partial(pool, method="gather"),
-    "einsum": partial(pool, method="einsum"),
+    "windows": partial(pool, method="windows"),
     "adaptive": partial(pool, method="gather", ratio=0),
     "whole_masks": lambda image: roi_align_masks(jnp.full((40, 24, 4), 183, jnp.uint8), image, 7),
     "crop_masks": lambda image: crop_masks(jnp.full((40, 112, 14), 183, jnp.uint8), image, image[::-1]),
