@@ -298,17 +298,14 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
     }
 
 
-def git_commit() -> str | None:
-    """The commit of the source tree, with `+` where it has changes; None outside a checkout."""
-    root = Path(__file__).parents[2]
+def git_commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """The commit of the source tree, with `+` where it has changes besides docs/; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        changed = git("diff", "HEAD", "--name-only", "--", ".", ":!docs")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()

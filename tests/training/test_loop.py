@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from rog_jax.evaluation.run import evaluate_results, evaluate_run
 from rog_jax.tools.trace_file import read_trace
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
 from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
-from rog_jax.training.loop import train
+from rog_jax.training.loop import git_commit, train
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, OutOfMemory, advice_where_memory_ends
 from rog_jax.training.preemption import Preemption
 from rog_jax.training.profile import ProfileRequest
@@ -429,3 +430,25 @@ def test_log_is_cut_back_to_the_checkpoint(tmp_path):
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)) + '{"step": 8, "lo')
     truncate_log(path, 5)
     assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
+
+
+def test_commit_is_marked_where_what_runs_has_changed(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_commit(tmp_path) is None
+    code, page = tmp_path / "code.py", tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    git("init")
+    for file in (code, page):
+        file.write_text("first")
+    git("add", "-A")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    assert git_commit(tmp_path) == commit
+    page.write_text("second")
+    assert git_commit(tmp_path) == commit
+    code.write_text("second")
+    assert git_commit(tmp_path) == f"{commit}+"
