@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from rog_jax.losses import gap_loss
+from rog_jax.losses.ranking import RANKINGS
 from rog_jax.tools import benchmark_gap as program
 from rog_jax.tools.benchmark_gap import SCENES, benchmark_gap
-from rog_jax.tools.benchmark_gap_aot import compile_global
+from rog_jax.tools.benchmark_gap_aot import compile_ahead, compile_global
 from tests.reference import losses as reference
 
 
@@ -44,6 +45,21 @@ def test_exchanged_words_are_those_of_the_slots():
     assert figures["usual"]["words"] < figures["overflow"]["words"]
     assert figures["usual"]["words_per_slot"] < 15
     assert figures["overflow"]["words_per_slot"] < 15
+
+
+@pytest.mark.slow
+def test_a_tpus_compiler_weighs_every_ranking():
+    pytest.importorskip("libtpu", reason="pip install -e '.[tpu-compile]'")
+    figures = compile_ahead("v5e:2x2", rows=256, classes=130, slots=32)
+    assert set(figures) == set(RANKINGS)
+    for name, found in figures.items():
+        assert set(found) == {"milliseconds", "untimed", "gigaflops", "gigabytes", "memory"}
+        assert found["gigabytes"] > 0, name
+        assert found["memory"] > 1, name  # the gradient alone is as large as the logits
+    # That of the one-hot products is a time without gaps; it is what they are chosen by.
+    assert figures["one_hot"]["milliseconds"] > 0
+    assert not {"gather", "scatter"} & set(figures["one_hot"]["untimed"])
+    assert "gather" in figures["interval"]["untimed"]
 
 
 @pytest.mark.parametrize(
