@@ -19,7 +19,7 @@ from rog_jax.ops.manual_axes import vary_like
 from rog_jax.ops.roi_samples import Axis, bilinear_weights
 
 HEIGHT, WIDTH = 32, 32
-"""Cells of a window. A square box reads up to 30 a side, but on the coarsest level; four of five RoIs fit in one."""
+"""Cells of a window. A square box reads up to 30 a side, but on the coarsest level; most real objects fit into one."""
 ALIGNMENT = 8
 """Windows start at multiples of so many columns, and S is padded to one: rows of a TPU's registers."""
 GROUP = 16

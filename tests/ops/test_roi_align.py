@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rog_jax.ops import roi_align as module
 from rog_jax.ops import roi_windows
 from rog_jax.ops.roi_align import roi_align, roi_levels
 from tests.ops.strategies import boxes
@@ -149,3 +151,26 @@ def test_equals_mmdetection(shared, method):
     got = align(features, golden["eval/proposals"][None, :16])[0]
     want = golden["eval/roi_features"]
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_most_objects_fit_into_one_window(shared, monkeypatch):
+    """Of real photographs, 800 pixels at their shorter side and at most 1,333 at the longer: what docs/pods.md says."""
+    data = json.loads((shared / "data" / "ccp" / "train.json").read_text())
+    scales = {image["id"]: min(800 / min(size := sides(image)), 1333 / max(size)) for image in data["images"]}
+    x, y, w, h = np.float32([one["bbox"] for one in data["annotations"]]).T
+    scale = np.float32([scales[one["image_id"]] for one in data["annotations"]])
+    counts = []
+
+    def count(features, *samples):
+        counts.append(roi_windows._rois_of(features, *samples).place[:, 2].prod(-1))
+        return jnp.zeros((1, len(x), 7, 7, 1))
+
+    monkeypatch.setitem(module._METHODS, "count", count)
+    features = [jnp.zeros((1, 1344 // stride, 1344 // stride, 1)) for stride in (4, 8, 16, 32)]
+    roi_align(features, (np.stack([x, y, x + w, y + h], -1) * scale[:, None])[None], (4, 8, 16, 32), 7, method="count")
+    assert np.mean(counts[0] > 1) == pytest.approx(0.2, abs=0.005)
+    assert np.mean(counts[0]) == pytest.approx(1.2, abs=0.05)
+
+
+def sides(image):
+    return image["width"], image["height"]
