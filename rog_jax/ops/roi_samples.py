@@ -19,7 +19,7 @@ class Axis(NamedTuple):
     size: Int32[Array, "B R"]
     """Cells of the level."""
     sparse: Bool[Array, "B R"] | None
-    """True where samples lie more than a cell apart; None for a fixed number."""
+    """True where samples lie more than a cell apart and stand on cells; None for a fixed number."""
 
 
 def sample_axis(
@@ -33,12 +33,13 @@ def sample_axis(
     """Samples of boxes that start at `start` and are `length` long, in cells of their level, which has `size` of them.
 
     Args:
-        start: first edge.
-        length: to the other.
+        start: first edge of each box.
+        length: from its first edge to its last.
         size: cells of the level.
         output_size: cells of the result, S.
-        samples: in each of them, n.
-        adaptive: as many as an output cell has or begins feature cells instead, n at most.
+        samples: n of each cell of the result.
+        adaptive: takes as many samples as a cell of the result has or begins feature cells instead, n at most. Where
+            they are more than a cell apart, each stands on a feature cell: it reads one in place of two.
     """
     cell = length / output_size
     count = jnp.clip(jnp.ceil(cell), 0, samples) if adaptive else jnp.full_like(cell, samples)
@@ -51,17 +52,22 @@ def sample_axis(
         position = jnp.where(sparse[..., None, None], jnp.round(position), position)
     limit = size[..., None, None]
     counted = (position >= -1) & (position <= limit) & (number < count[..., None, None])
-    weight = counted / jnp.maximum(count, 1)[..., None, None]
-    return Axis(jnp.clip(position, 0, limit - 1), weight.astype(start.dtype), size, sparse)
+    # What does not count is no NaN either, which times 0 would spoil the features' gradient.
+    weight = jnp.where(counted, 1 / jnp.maximum(count, 1)[..., None, None], 0)
+    position = jnp.where(counted, jnp.clip(position, 0, limit - 1), 0)
+    return Axis(position, weight.astype(start.dtype), size, sparse)
 
 
 def bilinear_weights(
-    position: Float[Array, "*batch S n"], weight: Float[Array, "*batch S n"], cells: Array
+    position: Float[Array, "*batch S n"], weight: Float[Array, "*batch S n"], cells: Float[Array, "*batch K"]
 ) -> Float[jax.Array, "*batch S K"]:
-    """Weights of cells [*batch, K] in each output cell along an axis: a sample gives one minus its distance."""
+    """Weights of cells K in each output cell along an axis: a sample gives one minus its distance.
+
+    Sample by sample, since an array with all of them would be n times as large.
+    """
 
     def of_sample(number):
         distance = jnp.abs(position[..., number, None] - cells[..., None, :])
         return jnp.maximum(1 - distance, 0) * weight[..., number, None]
 
-    return sum(map(of_sample, range(1, position.shape[-1])), start=of_sample(0))
+    return sum(map(of_sample, range(position.shape[-1])))

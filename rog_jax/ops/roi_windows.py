@@ -19,11 +19,11 @@ from rog_jax.ops.manual_axes import vary_like
 from rog_jax.ops.roi_samples import Axis, bilinear_weights
 
 HEIGHT, WIDTH = 32, 32
-"""Cells of a window. A square box reads up to 30 a side, but on the coarsest level; most real objects fit into one."""
+"""Cells of a window; 25 columns are sure, since the first is rounded down to `ALIGNMENT`. Squares read up to 29."""
 ALIGNMENT = 8
 """Windows start at multiples of so many columns, and S is padded to one: rows of a TPU's registers."""
 GROUP = 16
-"""Windows at a time."""
+"""Windows at a time: more are compiled longer, fewer keep a TPU waiting for the next."""
 PARTS = 2
 """bfloat16 numbers that stand for a weight beside bfloat16 features: 2^-16 of it is lost; results lose 2^-8."""
 
@@ -41,7 +41,9 @@ class _Rois(NamedTuple):
 
     position: jax.Array  # [N, 2, S, n], of samples, in cells of the level; S padded
     weight: jax.Array  # [N, 2, S, n]
-    place: jax.Array  # int32 [N, 3, 2]: cell (0, 0) of its image and level on the canvas; first cell read; windows
+    corner: jax.Array  # [N, 2], of its image and level on the canvas
+    first: jax.Array  # [N, 2], cell of the level that its windows begin with
+    windows: jax.Array  # [N, 2], their number
 
 
 class _Windows(NamedTuple):
@@ -56,7 +58,11 @@ class _Windows(NamedTuple):
 def pool_by_windows(
     features: Sequence[Float[Array, "B _ _ D"]], levels: Int32[Array, "B R"], rows: Axis, columns: Axis
 ) -> Float[jax.Array, "B R S S D"]:
-    """Features of each RoI from its level, as the mean of its samples; see `roi_align.roi_align`."""
+    """Features of each RoI from its level, as the mean of its samples; see `roi_align.roi_align`.
+
+    R is at least 1. A feature that is not finite spoils the RoIs whose windows have it, also on other images: windows
+    are multiplied as a whole, with 0 where a RoI does not read.
+    """
     return _pool(tuple(features), levels, rows, columns)
 
 
@@ -91,21 +97,21 @@ def _pool_backward(saved, gradient):
     canvas, rois = _canvas_of(features), _rois_of(features, levels, rows, columns)
     precise = jnp.promote_types(gradient.dtype, rows.weight.dtype)
     depth, padded = gradient.shape[-1], rois.position.shape[2]
-    more = (0, padded - gradient.shape[2])
-    gradient = jnp.pad(gradient, ((0, 0), (0, 0), more, more, (0, 0))).reshape(-1, padded**2, depth)
+    padding = (0, padded - gradient.shape[2])
+    gradient = jnp.pad(gradient, ((0, 0), (0, 0), padding, padding, (0, 0))).reshape(-1, padded**2, depth)
 
     def add(total, windows):
         weights = _factors(windows.weights, gradient.dtype)
         for number in range(GROUP):
             own = jax.lax.dynamic_index_in_dim(gradient, windows.roi[number], keepdims=False)
-            own = jnp.concatenate([own] * (weights.shape[1] // len(own)))  # once for each part of the weights
+            own = jnp.tile(own, (weights.shape[1] // padded**2, 1))  # once for each part of the weights
             found = _product("qk,qd->kd", weights[number], own, precise).reshape(HEIGHT, WIDTH, depth)
             total = _add_at(total, (windows.row[number], windows.column[number], 0), found)
         return total
 
     start = vary_like(jnp.zeros((canvas.height, canvas.width, depth), precise), (gradient, rois))
     total = _over_windows(canvas, rois, add, start)
-    return _part(canvas, total, features), None, None, None
+    return _split(canvas, total, features), None, None, None
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
@@ -136,7 +142,7 @@ def _join(canvas: _Canvas, features):
     return cells
 
 
-def _part(canvas: _Canvas, cells, features):
+def _split(canvas: _Canvas, cells, features):
     """Levels of a canvas, with the features' shapes and types."""
     levels = []
     for level, (row, column) in zip(features, canvas.corners, strict=True):
@@ -147,27 +153,27 @@ def _part(canvas: _Canvas, cells, features):
 
 
 def _rois_of(features, levels, rows: Axis, columns: Axis) -> _Rois:
-    canvas = _canvas_of(features)
     (first_row, last_row), (first_column, last_column) = _extent(rows), _extent(columns)
     first_column = first_column // ALIGNMENT * ALIGNMENT
-    first = jnp.stack([first_row, first_column], axis=-1)
-    count = jnp.stack([last_row - first_row, last_column - first_column], axis=-1) // jnp.array([HEIGHT, WIDTH]) + 1
-    most = [-(-canvas.height // HEIGHT), -(-canvas.width // WIDTH)]  # a box that is not finite has some number, too
+    first = jnp.stack([first_row, first_column], axis=-1)  # [B, R, 2]
+    reach = jnp.stack([last_row - first_row, last_column - first_column], axis=-1)
+    windows = jnp.maximum(reach // jnp.array([HEIGHT, WIDTH]) + 1, 1)
     heights = jnp.asarray([level.shape[1] for level in features], jnp.int32)
-    own = jnp.asarray(canvas.corners, jnp.int32)[levels]  # [B, R, 2]
-    own = own.at[..., 0].add(jnp.arange(len(levels), dtype=jnp.int32)[:, None] * heights[levels])
-    place = jnp.stack([own, first, jnp.clip(count, 1, jnp.array(most))], axis=-2)  # [B, R, 3, 2]
+    image = jnp.arange(len(levels), dtype=jnp.int32)[:, None]
+    corner = jnp.asarray(_canvas_of(features).corners, jnp.int32)[levels].at[..., 0].add(image * heights[levels])
 
     def join(row, column):  # S padded, so that the products of row and column weights need no other layout
         joined = jnp.stack([row, column], axis=2)
         return jnp.pad(joined, ((0, 0),) * 3 + ((0, -row.shape[2] % ALIGNMENT), (0, 0)))
 
-    samples = join(rows.position, columns.position), join(rows.weight, columns.weight), place
-    return _Rois(*(array.reshape(-1, *array.shape[2:]) for array in samples))
+    rois = _Rois(join(rows.position, columns.position), join(rows.weight, columns.weight), corner, first, windows)
+    return _Rois(*(array.reshape(-1, *array.shape[2:]) for array in rois))
 
 
 def _extent(axis: Axis):
-    """First and last cell that samples with a weight read; first is after last where there is none: int32 [B, R]."""
+    """First and last cell that samples with a weight read, int32 [B, R]; first is after last where none has, or where a
+    position is NaN.
+    """
     counted = axis.weight > 0
     end = axis.size - 1
     lowest = jnp.where(counted, axis.position, end[..., None, None]).min((-1, -2))
@@ -176,34 +182,34 @@ def _extent(axis: Axis):
 
 
 def _over_windows(canvas: _Canvas, rois: _Rois, add, total):
-    """`add(total, windows)` for groups of windows: the first one of each RoI, then all others."""
-    num_rois = len(rois.place)
-    more = jnp.cumsum(rois.place[:, 2].prod(-1) - 1)  # [N], windows besides the first, of this RoI and those before
+    """`add(total, windows)` for the windows of all RoIs, RoI by RoI, in groups."""
+    num_rois = len(rois.windows)
+    ends = jnp.cumsum(rois.windows.prod(-1))  # [N]
 
     def step(group, total):
         number = group * GROUP + jnp.arange(GROUP)
-        beyond = number - num_rois
-        owner = (more <= beyond[:, None]).sum(-1, dtype=jnp.int32)  # N after the last window
-        before = jnp.where(owner > 0, more[owner - 1], 0)
-        roi = jnp.where(beyond < 0, number, jnp.minimum(owner, num_rois - 1))
-        window = jnp.where(beyond < 0, 0, 1 + beyond - before)
-        return add(total, _windows_of(canvas, _Rois(*(array[roi] for array in rois)), roi, window, owner < num_rois))
+        owner = (ends <= number[:, None]).sum(-1)  # N after the last window
+        roi = jnp.minimum(owner, num_rois - 1)
+        number_of_roi = number - jnp.where(owner > 0, ends[owner - 1], 0)
+        own = _Rois(*(array[roi] for array in rois))
+        return add(total, _windows_of(canvas, own, roi, number_of_roi, owner < num_rois))
 
-    first = num_rois // GROUP  # a number that the compiler knows
-    total = jax.lax.fori_loop(0, first, step, total)
-    return jax.lax.fori_loop(first, -(-(num_rois + more[-1]) // GROUP), step, total)
+    # Each RoI has a window: so many rounds the compiler knows of, and can say what time it expects of them.
+    total = jax.lax.fori_loop(0, num_rois // GROUP, step, total)
+    return jax.lax.fori_loop(num_rois // GROUP, -(-ends[-1] // GROUP), step, total)
 
 
 def _windows_of(canvas: _Canvas, rois: _Rois, roi, number, exists) -> _Windows:
     """Windows `number` [G] of RoIs [G]; windows lie row by row."""
-    across = rois.place[:, 2, 1]
-    cell = jnp.divmod(jnp.arange(HEIGHT * WIDTH), WIDTH)
+    across = rois.windows[:, 1]
+    # Rows and columns of all cells: a product of [S, HEIGHT] and [S, WIDTH] would have to be laid out anew.
+    offsets = jnp.divmod(jnp.arange(HEIGHT * WIDTH), WIDTH)
 
     def along(side, step, length, end):
         """First row or column of each window on the canvas, and weights [G, S, K] of its cells."""
-        own, first = rois.place[:, 0, side], rois.place[:, 1, side] + step * length
-        start = jnp.minimum(own + first, end - length)
-        cells = (start - own)[:, None] + cell[side]  # [G, K], of the level
+        corner, first = rois.corner[:, side], rois.first[:, side] + step * length
+        start = jnp.minimum(corner + first, end - length)
+        cells = (start - corner)[:, None] + offsets[side]  # [G, K], of the level
         cells = jnp.where(cells < first[:, None], -2, cells)  # a window before has them; out of any sample's reach
         return start, bilinear_weights(rois.position[:, side], rois.weight[:, side], cells.astype(rois.position.dtype))
 

@@ -26,7 +26,8 @@ def machine() -> dict[str, Any]:
 
     Returns:
         "device_kind", "devices" (of all hosts), "processes", "platform", "processor", "cores" (that this process may
-        use), "jax", "jaxlib", "python", "commit" (with "+" where the tree has changes; None outside a checkout).
+        use), "jax", "jaxlib", "python", "commit" (with "+" where the tree has changes besides docs/; None outside
+        a checkout).
     """
     device = jax.devices()[0]
     return {

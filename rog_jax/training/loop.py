@@ -299,7 +299,10 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
 
 
 def git_commit(root: Path = Path(__file__).parents[2]) -> str | None:
-    """The commit of the source tree, with `+` where it has changes besides docs/; None outside a checkout."""
+    """The commit of the source tree, with `+` where it has changes besides docs/; None outside a checkout.
+
+    Pages of results change from run to run, and change none.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

@@ -40,6 +40,7 @@ OPS = {  # each takes the boxes [40, 4] of an image
     "gather": partial(pool, method="gather"),
     "windows": partial(pool, method="windows"),
     "adaptive": partial(pool, method="gather", ratio=0),
+    "adaptive_windows": partial(pool, method="windows", ratio=0),
     "whole_masks": lambda image: roi_align_masks(jnp.full((40, 24, 4), 183, jnp.uint8), image, 7),
     "crop_masks": lambda image: crop_masks(jnp.full((40, 112, 14), 183, jnp.uint8), image, image[::-1]),
 }

@@ -434,7 +434,7 @@ def test_log_is_cut_back_to_the_checkpoint(tmp_path):
 
 def test_commit_is_marked_where_what_runs_has_changed(tmp_path):
     def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
         command = ["git", *identity, *arguments]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
 
