@@ -4,9 +4,10 @@
         --images_per_chip 1,2,4,8 --programs train --out cells.jsonl
     python -m rog_jax.tools.scaling --chip v5e --cells cells.jsonl [--batch 256] [--plot FILE.png]
 
-A chip's own work comes from compiled programs (`compile_check`), bytes between chips from formulas that tests hold
-against compiled programs. What is assumed besides stands in `Assumptions`. Every time is one at best: a real step is
-slower, and with a slower step exchanges matter less. Without --cells, R50 on v5e and v6e as in docs/pods.md.
+A chip's own work is the time that the compiler expects of a program (`compile_check`); bytes between chips come from
+formulas that tests hold against compiled programs. What is assumed besides stands in `Assumptions`. A real step is
+slower, since gathers, sorts and others have no expected time; with a slower step exchanges matter less. Without --cells,
+R50 as in docs/pods.md.
 """
 
 import argparse
@@ -36,10 +37,7 @@ proportion to their products a second."""
 
 GRADIENT = {"gradient_bytes": 200_859_912}
 RESNET_50 = [
-    {"topology": "v5e:4x4", "images_per_chip": 1, "teraflops": 3.381, "accessed_gigabytes": 41.81, **GRADIENT},
-    {"topology": "v5e:4x4", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 67.8, **GRADIENT},
-    {"topology": "v5e:4x4", "images_per_chip": 8, "teraflops": 26.496, "accessed_gigabytes": 110.78, **GRADIENT},
-    {"topology": "v6e:2x2", "images_per_chip": 2, "teraflops": 6.579, "accessed_gigabytes": 64.64, **GRADIENT},
+    {"topology": "v5e:4x4", "images_per_chip": 8, "estimated_ms": 320.31, **GRADIENT},
 ]
 """Training steps of R50 in docs/pods.md."""
 
@@ -101,21 +99,17 @@ class Work(NamedTuple):
     Attributes:
         images: of each compiled program, rising; between them work is interpolated, below the fewest it is in
             proportion, and more than the most are taken in micro-batches (`train.accumulate`).
-        flops: of each.
-        accessed: bytes of memory of each.
+        seconds: that the compiler expects of each.
         gradient: bytes of the gradient, which is summed over all chips.
     """
 
     images: tuple[float, ...]
-    flops: tuple[float, ...]
-    accessed: tuple[float, ...]
+    seconds: tuple[float, ...]
     gradient: float
 
-    def seconds(self, images: float | int, chip: str) -> float:
-        """Of so many images on a chip, at most the most that were compiled."""
-        speed, at = CHIPS[chip], (0.0, *self.images)
-        flops, accessed = (float(np.interp(images, at, (0.0, *values))) for values in (self.flops, self.accessed))
-        return max(flops / speed.flops, accessed / speed.bandwidth)
+    def of(self, images: float | int) -> float:
+        """Seconds of so many images on a chip, at most the most that were compiled."""
+        return float(np.interp(images, (0, *self.images), (0, *self.seconds)))
 
 
 class StepTime(NamedTuple):
@@ -221,7 +215,7 @@ def step_time(
     speed, family = CHIPS[chip], FAMILIES[chip]
     turns = math.ceil(images / work.images[-1])  # micro-batches
     each = images / turns
-    compute = turns * work.seconds(each, chip)
+    compute = turns * work.of(each)
     around = partial(seconds_around, chips=chips, chip=chip, assumed=assumed)
     gradient = around(work.gradient, "all-reduce")
     slots, joined = math.ceil(each * POSITIVES), chips if scope == "global" else 1
@@ -250,27 +244,23 @@ def work_of(cells: list[dict[str, Any]], chip: str) -> Work:
         chip: family.
 
     Raises:
-        ValueError: there is none, or it was compiled by a `compile_check` that did not yet write the gradient's bytes.
+        ValueError: there is none, or it was compiled by a `compile_check` that did not yet write all of it.
     """
     own = {
         cell["images_per_chip"]: cell
         for cell in cells
         if cell["topology"].startswith(f"{chip}:")
         and cell.get("program", "train") == "train"
-        and cell.get("teraflops")
-        and cell.get("accessed_gigabytes")
+        and cell.get("fits", True)
     }
     if not own:
         raise ValueError(f"no training step compiled for {chip}: python -m rog_jax.tools.compile_check --out FILE")
     images = tuple(sorted(own))
-    flops, accessed = (
-        tuple(scale * own[number][name] for number in images)
-        for name, scale in (("teraflops", 1e12), ("accessed_gigabytes", 1e9))
-    )
-    gradient = own[images[-1]].get("gradient_bytes")
-    if gradient is None:
-        raise ValueError("the cells lack gradient_bytes: compile them anew, python -m rog_jax.tools.compile_check")
-    return Work(images, flops, accessed, gradient)
+    for name in ("estimated_ms", "gradient_bytes"):
+        if not all(cell.get(name) for cell in own.values()):
+            raise ValueError(f"the cells lack {name}: compile them anew, python -m rog_jax.tools.compile_check")
+    seconds = tuple(own[number]["estimated_ms"] / 1e3 for number in images)
+    return Work(images, seconds, own[images[-1]]["gradient_bytes"])
 
 
 CHIP_COUNTS = tuple(2**power for power in range(3, 13))
@@ -315,7 +305,7 @@ def plot(work: Work, chip: str, images: float | int, batch: int, out: str | Path
         strong = [1e3 * step_time(work, chips, batch / chips, chip, scope).step for chips in few]
         axes.plot(CHIP_COUNTS, weak, f"C0{style}", marker=".", label=f"{images:g} images a chip, scope={scope}")
         axes.plot(few, strong, f"C1{style}", marker=".", label=f"batch of {batch}, scope={scope}")
-    axes.set(xlabel=f"{chip} chips", ylabel="step at best, ms", yscale="log")
+    axes.set(xlabel=f"{chip} chips", ylabel="step, ms", yscale="log")
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -80,28 +80,28 @@ def test_a_rings_time_by_hand():
     assert beyond == pytest.approx(2 * 1 / 2 * 8e9 / 64 / assumed.network)  # two pods of 64 hosts
 
 
-def cell(topology, images, teraflops, gigabytes):
+def cell(topology, images, milliseconds):
     """As `compile_check` writes it; without figures where it did not fit."""
     return {
         "topology": topology,
         "program": "train",
         "images_per_chip": images,
-        "teraflops": teraflops,
-        "accessed_gigabytes": gigabytes,
+        "fits": milliseconds is not None,
+        "estimated_ms": milliseconds,
         "gradient_bytes": 4_000_000_000,
     }
 
 
 def test_a_steps_parts_by_hand():
-    cells = [cell("v5e:4x4", images, 1 + 2 * images, 10) for images in (1, 2, 4)]
-    cells += [cell("v5e:4x4", 8, 17, None), cell("v4:2x2x1", 1, 99, 9)]
+    cells = [cell("v5e:4x4", images, 20 + 5 * images) for images in (1, 2, 4)]
+    cells += [cell("v5e:4x4", 8, None), cell("v4:2x2x1", 1, 99)]
     cells[2]["exchanges"] = {"all-reduce": 9e9}  # of scope="global", with what GAP sums
     work = work_of(cells, "v5e")
-    assert work == ((1, 2, 4), (3e12, 5e12, 9e12), (10e9, 10e9, 10e9), 4e9)
-    assert work.seconds(3, "v5e") == pytest.approx(7e12 / CHIPS["v5e"].flops)
-    assert work.seconds(0.5, "v5e") == pytest.approx(1.5e12 / CHIPS["v5e"].flops)
+    assert work == ((1, 2, 4), (0.025, 0.03, 0.04), 4e9)
+    assert work.of(3) == pytest.approx(0.035)
+    assert work.of(0.5) == pytest.approx(0.0125)
     time = step_time(work, 16, 2, "v5e", "device")
-    assert time.compute == pytest.approx(5e12 / CHIPS["v5e"].flops)
+    assert time.compute == pytest.approx(0.03)
     hidden = Assumptions().backward * time.compute
     assert time.step == pytest.approx(time.compute + time.gap_exchange + time.gap_pairs + time.gradient - hidden)
     assert time.images_per_second == pytest.approx(32 / time.step)
@@ -109,9 +109,14 @@ def test_a_steps_parts_by_hand():
     assert time.gap_entries == 0  # a chip's own are in its own work
     with pytest.raises(ValueError, match="no training step compiled for v6e"):
         work_of(cells, "v6e")
-    del cells[2]["gradient_bytes"]
-    with pytest.raises(ValueError, match="lack gradient_bytes: compile them anew"):
-        work_of(cells, "v5e")
+
+
+@pytest.mark.parametrize("name", ["gradient_bytes", "estimated_ms"])
+def test_cells_of_an_older_program_are_refused(name):
+    older = cell("v5e:4x4", 2, 30)
+    del older[name]
+    with pytest.raises(ValueError, match=f"lack {name}: compile them anew"):
+        work_of([older], "v5e")
 
 
 def test_ranking_among_all_chips_costs_more_the_more_there_are():
