@@ -147,6 +147,7 @@ def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:
     Returns:
         "commit", "jax", "devices" and "steps" of the training; "backbone", a digest of the weights that it started
         from, None where it did from scratch; "step_ms", the median by the clock; "figures" by kind;
+        "written_detections", the largest number of an image in the results, 0 where nobody counted;
         "sweep", rows over K and NorCal's gamma; "categories", columns of per_class.csv; "classifier", by name a list
         over the categories: "classifier_norms", "gradient_sums"; "replicates", by kind and figure a list.
     """
@@ -165,6 +166,7 @@ def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:
         "backbone": _digest(about["config"]["init_from"]),
         "step_ms": round(1000 * batch / float(np.median(rates)), 1),
         "figures": {kind: _figures(run.metrics[kind]) for kind in run.kinds},
+        "written_detections": max(run.diagnosis.get(kind, {}).get("written_detections", 0) for kind in run.kinds),
         "sweep": [{key: row[key] for key in ("kind", "gamma", "max_detections", *FIGURES)} for row in read_sweep(sweep)]
         if sweep.is_file()
         else [],

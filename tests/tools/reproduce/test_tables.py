@@ -81,6 +81,20 @@ def test_table3_has_each_number_of_detections(places):
     assert (places.out / "plots" / "table3.png").is_file()
 
 
+def test_ap_fixed_is_shown_of_runs_that_wrote_more_than_the_limit(places):
+    """Of the others it would be AP by another name."""
+    values = {name: dict.fromkeys(("AP", "APr", "APc", "APf"), value) for name, value in (("own", 0.1), ("fixed", 0.2))}
+    figures = {"segm": values["own"] | {"fixed": values["fixed"]}}
+    for seed, written in enumerate((100, 300)):
+        for label in ("sigmoid CE", "sigmoid CE + GAP"):
+            more = {"figures": figures, "sweep": sweep(0.0), "written_detections": written}
+            write(places, "table3", label, seed, 0.1, **more)
+    lines = lines_of(places, "table3")
+    fixed = lines[next(number for number, line in enumerate(lines) if line.startswith("AP-fixed of masks")) :]
+    assert next(line for line in fixed if line.startswith("| sigmoid CE |")).startswith("| sigmoid CE | 20.0 |")
+    assert next(line for line in fixed if line.startswith("| sigmoid CE |")).endswith("| 1 |")
+
+
 def test_figures_4_and_5_from_what_runs_kept(places):
     categories = {
         "category_id": [1, 2, 3, 4, 5],
