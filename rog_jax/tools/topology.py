@@ -50,6 +50,10 @@ CHIPS = {
 which programs use as one. Cycles come out at 1.05, 1.5, 1.75 and 1.75 GHz."""
 
 
+ONE_DEVICE_A_CHIP = {"v4": {"chip_config_name": "megacore"}}
+"""What libtpu has to be told of a family, so that a device is a chip as in a program on it; of the others it is at once."""
+
+
 class TopologyError(ValueError):
     """The compiler for a topology is missing, or it does not know the topology."""
 
@@ -80,6 +84,7 @@ def topology_devices(topology: str) -> list:
     for name, value in WITHOUT_TPU.items():
         os.environ.setdefault(name, value)
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        more = ONE_DEVICE_A_CHIP.get(topology.partition(":")[0], {})
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices)
     except Exception as error:  # of many types, by version
         raise TopologyError(f"libtpu knows no topology {topology!r}, such as v5e:2x2: {error}") from error

@@ -91,3 +91,11 @@ def test_the_true_step_compiles_for_a_tpu():
     assert figures["fits"]
     assert 0 < figures["gigabytes"] < 1
     assert figures["exchanges"]["all-reduce"] > 4 * NUM_CLASSES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_a_device_is_a_chip(topology):
+    """Also of chips with two cores, whose figures are those of both."""
+    pytest.importorskip("libtpu", reason="pip install -e '.[tpu-compile]'")
+    assert len(topology_devices(topology)) == 4
