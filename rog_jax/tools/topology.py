@@ -51,7 +51,7 @@ which programs use as one. Cycles come out at 1.05, 1.5, 1.75 and 1.75 GHz."""
 
 
 ONE_DEVICE_A_CHIP = {"v4": {"chip_config_name": "megacore"}}
-"""What libtpu has to be told of a family, so that a device is a chip as in a program on it; of the others it is at once."""
+"""What libtpu has to be told of a family, so that a device is a chip as in programs on it; others need nothing."""
 
 
 class TopologyError(ValueError):
