@@ -69,7 +69,8 @@ def roi_align(
         aligned: shifts samples by half a feature cell (MMDetection, Detectron2); False is torchvision's older rule, by
             which a box also has at least one feature cell a side.
         method: "gather", "windows" (both exact, but for `roi_windows.PARTS` with bfloat16 features), or "auto": windows
-            on TPUs, where gathers are dear, gather elsewhere.
+            on TPUs, where gathers are dear, gather elsewhere. By windows a feature that is not finite spoils RoIs near
+            it, also of other images.
         max_sampling_ratio: most samples a side for `sampling_ratio` 0, where shapes have to be static. It is exact for
             boxes of up to `max_sampling_ratio * output_size` feature cells a side; beyond, as many cells as that,
             evenly spaced, are averaged.

@@ -2,8 +2,8 @@
 
 All levels lie side by side on one canvas. The cells that a RoI reads are covered by windows of `HEIGHT` x `WIDTH`
 cells, one for most RoIs, more for long ones; a window is read in one piece and multiplied by the bilinear weights of
-its cells. What the windows of a RoI give adds up to its features. A loop goes over the first windows of all RoIs, and
-on over the others for as long as there are any, so that the result is exact for every box and shapes are static.
+its cells. What the windows of a RoI give adds up to its features. A loop goes over the windows, RoI by RoI, for as
+long as there are any, so that the result is exact for every box and shapes are static.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ from rog_jax.ops.manual_axes import vary_like
 from rog_jax.ops.roi_samples import Axis, bilinear_weights
 
 HEIGHT, WIDTH = 32, 32
-"""Cells of a window; 25 columns are sure, since the first is rounded down to `ALIGNMENT`. Squares read up to 29."""
+"""Cells of a window; 25 columns are sure, since the first is rounded down to `ALIGNMENT`. A square reads up to 29 cells
+a side, but on the coarsest level."""
 ALIGNMENT = 8
 """Windows start at multiples of so many columns, and S is padded to one: rows of a TPU's registers."""
 GROUP = 16
@@ -171,9 +172,7 @@ def _rois_of(features, levels, rows: Axis, columns: Axis) -> _Rois:
 
 
 def _extent(axis: Axis):
-    """First and last cell that samples with a weight read, int32 [B, R]; first is after last where none has, or where a
-    position is NaN.
-    """
+    """First and last cell that samples with a weight read, int32 [B, R]; first is after last where none has."""
     counted = axis.weight > 0
     end = axis.size - 1
     lowest = jnp.where(counted, axis.position, end[..., None, None]).min((-1, -2))

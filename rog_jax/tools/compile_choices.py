@@ -70,7 +70,7 @@ def choices(images: int) -> Iterator[Choice]:
     pool_arguments = (shape(images, height // 2, width // 2, 64),)
     yield Choice("max pool, frozen", pools, pool_arguments, ())
     yield Choice("max pool, trained", pools, pool_arguments, (0,))
-    kernels = {"convolution": kernel_gradient_by_convolution, "one_hot": kernel_gradient_by_products}
+    kernels = {"convolution": kernel_gradient_by_convolution, "products": kernel_gradient_by_products}
     maps = shape(images, height // 8, width // 8, 128)
     yield Choice("gradient of a 3x3 kernel", kernels, (maps, maps), ())
     levels = tuple(shape(images, height // stride, width // stride, 256) for stride in (4, 8, 16, 32))

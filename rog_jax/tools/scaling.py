@@ -7,7 +7,7 @@
 A chip's own work is the time that the compiler expects of a program (`compile_check`); bytes between chips come from
 formulas that tests hold against compiled programs. What is assumed besides stands in `Assumptions`. A real step is
 slower: gathers, sorts and others have no expected time; with a slower step exchanges matter less. Without --cells,
-R50 as in docs/pods.md.
+R50 on v5e and others as in docs/pods.md; a family with one cell takes larger batches in micro-batches of it.
 """
 
 import argparse

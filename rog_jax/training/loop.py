@@ -301,7 +301,7 @@ def describe_run(config: ConfigDict, annotations: Annotations) -> dict[str, Any]
 def git_commit(root: Path = Path(__file__).parents[2]) -> str | None:
     """The commit of the source tree, with `+` where it has changes besides docs/; None outside a checkout.
 
-    Pages of results change from run to run, and change none.
+    Pages of results are written between runs, and no run reads them.
     """
 
     def git(*arguments: str) -> str:

@@ -123,16 +123,24 @@ def test_gradient_equals_difference_quotient_in_float64(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_features_accumulate_in_float32(method):
+    """Forward and backward, up to the rounding of results (2^-8) and, by windows, of weights (2^-16)."""
     features, rois = [f.astype(jnp.bfloat16) for f in random_features(4)], random_rois()
-    exact = pool([f.astype(np.float32) for f in features], rois, 2, True, "gather")
-    got = pool(features, rois, 2, True, method)
-    assert got.dtype == jnp.bfloat16
-    if method == "gather":
-        np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
-    # Rounding to bfloat16 loses 2^-8; weights in two parts lose 2^-16 of each product.
-    lost = np.abs(np.asarray(got, np.float32) - exact)
-    largest = max(np.abs(np.asarray(f, np.float32)).max() for f in features)
-    assert (lost <= 2.0**-8 * np.abs(exact) + 2.0**-16 * largest).all()
+    weights = np.random.default_rng(1).normal(size=(BATCH, 40, SIZE, SIZE, DEPTH)).astype(jnp.bfloat16)
+
+    def results(features, method):
+        def loss(features):
+            pooled = roi_align(features, rois, STRIDES, SIZE, method=method)
+            return (pooled * weights).sum(), pooled
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, has_aux=True))(features))
+
+    exact = results([f.astype(np.float32) for f in features], "gather")
+    for got, want in zip(results(features, method), exact, strict=True):
+        assert got.dtype == jnp.bfloat16
+        if method == "gather":
+            np.testing.assert_array_equal(got, want.astype(jnp.bfloat16))
+        lost = np.abs(np.asarray(got, np.float32) - want)
+        assert (lost <= 2.0**-8 * np.abs(want) + 2.0**-16 * np.abs(want).max()).all()
 
 
 def test_levels_change_at_112_224_448():

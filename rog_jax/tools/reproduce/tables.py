@@ -178,14 +178,14 @@ def _caps(rows: dict[str, Shown]) -> list[str]:
 
         def fixed(shown: Shown, kind: str = kind) -> dict[int, Figures]:
             figures = shown.figures(kind)
-            return {seed: figures[seed]["fixed"] for seed in figures if _is_uncut(shown.records[seed])}
+            return {seed: figures[seed]["fixed"] for seed in figures if _wrote_more(shown.records[seed])}
 
-        lines += ["", f"AP-fixed of {name}: best 10,000 of a category, of up to 300 an image:", ""]
+        lines += ["", f"AP-fixed of {name}: best 10,000 of a category, of more than {max(CAPS)} an image:", ""]
         lines += figure_table(rows, FIGURES, fixed, paper=False)
     return lines
 
 
-def _is_uncut(record: Record) -> bool:
+def _wrote_more(record: Record) -> bool:
     """Whether its AP-fixed counts detections that the limit of an image would cut."""
     return record.content.get("written_detections", 0) > max(CAPS)
 

@@ -412,6 +412,7 @@ def test_a_figure_end_to_end(tmp_path):
         "sigmoid_ce-gap.seed0.json",
         "sigmoid_ce.seed0.json",
     ]
+    assert json.loads((out / "runs" / "sigmoid_ce.seed0.json").read_text())["written_detections"] > 0
     page = (out / "figure4.md").read_text()
     assert "gradients_over_frequency.png" in page
     assert (out / "plots" / "figure4" / "gradients_over_frequency.png").is_file()
