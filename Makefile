@@ -13,7 +13,7 @@ demo: $(READY) demo/data/val.json
 	$(RUN) eval.py --config configs/quickstart.py --workdir demo/run
 
 test: $(READY)
-	$(RUN) -m pytest -m "not slow" --timeout 600 -n $(TEST_PROCESSES) --dist loadfile
+	$(RUN) -m pytest -m "not slow" --timeout 600 -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow

@@ -17,19 +17,16 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import DatasetOptions, WithOptionsIterDataset
 
 from rog_jax.data.annotations import Annotations, DataError, check_masks
 from rog_jax.data.batch import Batch
+from rog_jax.data.block import BatchBlock, stack, unpack
 from rog_jax.data.copy_paste import PasteSource
 from rog_jax.data.images import cv2
 from rog_jax.data.plan import PlannedBatch, TrainPlan, eval_batches
 from rog_jax.data.transforms import ExampleSettings, empty_example, make_example
 
 logger = logging.getLogger(__name__)
-
-_SHARED_MEMORY_MIN_BYTES = 1 << 16
-"""Smaller arrays come from the workers through a pipe: a block of shared memory each would cost more."""
 
 
 def train_loader(
@@ -144,7 +141,7 @@ class Loader(Iterator[Batch]):
         if close is not None:
             close()
 
-    def _start(self) -> Iterator[Batch]:
+    def _start(self) -> Iterator[BatchBlock]:
         """The batches after those that have been given out."""
         rest = self._source.after(self._done)
         return iter(_pipeline(rest, self._load, self._batch_size, self._data.workers, self._data.prefetch))
@@ -152,7 +149,7 @@ class Loader(Iterator[Batch]):
     def _next_batch(self) -> Batch:
         while True:
             try:
-                return next(self._batches)
+                return unpack(next(self._batches))
             except RuntimeError as error:
                 if "Worker process" not in str(error):
                     raise
@@ -262,21 +259,15 @@ def _load(
 
 def _pipeline(source: _Slots, load: Callable[[_Slot], Batch], batch_size: int, workers: int, prefetch: int) -> Any:
     """A Grain dataset of batches. Worker processes are spawned: a fork after JAX has started would hang."""
-    dataset = grain.MapDataset.source(source).map(load).batch(batch_size, batch_fn=_stack)
+    dataset = grain.MapDataset.source(source).map(load).batch(batch_size, batch_fn=stack)
     if workers == 0:
         # One thread reads ahead while the device computes: OpenCV lets go of Python's lock.
         return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands its flags to its workers, also where no absl program is running
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    dataset = WithOptionsIterDataset(dataset, DatasetOptions(min_shm_size=_SHARED_MEMORY_MIN_BYTES))
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
     return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-
-
-def _stack(examples: list[Batch]) -> Batch:
-    fields = zip(*examples, strict=True)
-    return Batch(*(None if field[0] is None else np.stack(field) for field in fields))
 
 
 def _start_worker(worker: int, workers: int) -> None:

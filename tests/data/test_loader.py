@@ -2,15 +2,21 @@
 
 import multiprocessing
 import os
+import pickle
+import select
 import signal
 import subprocess
 import sys
+import time
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
+from grain._src.python.ipc.shared_memory_array import copy_to_shm, unlink_shm
 
 from rog_jax.data import Annotations, Batch, DataError, load_lvis
+from rog_jax.data.block import stack, unpack
 from rog_jax.data.loader import Loader, eval_loader, prefetched, train_loader
 from rog_jax.data.plan import TrainPlan
 from tests.reference.data import changed, data_config, make_records, rectangle, sampler_config, write_data_set
@@ -155,6 +161,27 @@ def test_killed_worker_is_replaced_and_no_batch_is_lost(annotations, caplog):
     assert loader.restarts == 1
     assert "a loader process died at batch" in caplog.text
     assert_same(batches, list(make_loader(annotations, steps=40)))
+
+
+def test_worker_killed_in_the_middle_of_handing_over_is_replaced(annotations):
+    """Batches larger than a pipe holds: a worker that wrote them there would always be in the middle of one."""
+    data = {"max_objects": 9, "prefetch": 4}
+    before = set(multiprocessing.active_children())
+    loader = make_loader(annotations, steps=40, workers=1, data=data)
+    assert next(loader).masks.nbytes > 50_000
+    time.sleep(0.5)  # the worker fills what it may
+    kill_worker(before)
+    assert len(list(loader)) == 39
+    assert loader.restarts == 1
+
+
+def test_message_of_a_worker_is_written_at_once(annotations):
+    batch = next(make_loader(annotations, data={"negatives": True}))
+    block = stack([Batch(*(field[i] for field in batch)) for i in range(4)])
+    np.testing.assert_equal(unpack(block), batch)
+    message = ForkingPickler.dumps((copy_to_shm(block), {"next_index": 1 << 40}, 1 << 40, None, None))
+    assert len(message) < select.PIPE_BUF // 2
+    unlink_shm(pickle.loads(message))
 
 
 def test_workers_that_keep_dying_end_the_run(annotations):

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     if flags.target == "cost" and (flags.status or flags.pages):
         parser.error("cost is one measurement, without --status and --pages")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    runtime.start()
     work = (flags.work or ROOT / "runs" / "reproduce").absolute() / ("quick" if flags.quick else "")
     out = (flags.out or (work / "results" if flags.quick else ROOT / "docs" / "results")).absolute()
     folders = [path.absolute() for path in (flags.sprites, flags.backgrounds, flags.ccp)]
@@ -75,7 +75,6 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = flags.seeds or (1 if flags.quick else None)
     try:
         if flags.target == "cost":
-            runtime.start()
             print(write_cost(places))
             return
         if flags.status:
