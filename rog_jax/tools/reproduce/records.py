@@ -42,6 +42,11 @@ class Record(NamedTuple):
     path: Path
     content: dict[str, Any]
 
+    @property
+    def backbone(self) -> str:
+        """The digest of the weights that the run started from, or a word for why there is none."""
+        return self.content.get("backbone", "not recorded") or "none"
+
     def figures(self, kind: str, gamma: float | None = None, cap: int | None = None) -> dict[str, Any]:
         """Figures in fractions of 1, NaN where one is not defined; {} where the run has none of that kind. The recipe's
         own have those of "fixed" and "pooled" too.

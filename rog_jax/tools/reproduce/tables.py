@@ -1,8 +1,10 @@
 """The pages of the results: markdown made from the records that are there."""
 
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,26 +62,33 @@ def read_rows(target: Target, places: Places) -> dict[str, Shown]:
     return rows
 
 
+def _backbone_letters(rows: dict[str, Shown]) -> dict[str, str]:
+    """A letter for each backbone's digest; {} where all runs of a depth started from the same weights."""
+    found: dict[int, dict[str, None]] = {}
+    for shown in rows.values():
+        for record in shown.records.values():
+            found.setdefault(shown.row.run.depth, {})[record.backbone] = None
+    if all(len(digests) == 1 for digests in found.values()):
+        return {}
+    return dict(zip(itertools.chain(*found.values()), string.ascii_uppercase, strict=False))
+
+
 def _backbones(rows: dict[str, Shown]) -> list[str]:
-    """A warning where runs with one backbone did not start from the same weights."""
-    runs: dict[int, dict[str, list[str]]] = {}
-    for label, shown in rows.items():
-        for seed, record in shown.records.items():
-            started = record.content.get("backbone", "not recorded") or "none"
-            runs.setdefault(shown.row.run.depth, {}).setdefault(started, []).append(f"{label} (seed {seed})")
-    lists = [
-        f"{started}: {', '.join(of_it)}"
-        for found in runs.values()
-        if len(found) > 1
-        for started, of_it in found.items()
-    ]
-    if not lists:
+    """What the letters of the tables mean."""
+    letters = _backbone_letters(rows)
+    if not letters:
         return []
     return [
         "",
-        "The shared backbone was trained more than once, on different machines, and differs by rounding; what is "
-        f"compared should have the same. By its digest: {'; '.join(lists)}.",
+        "The shared backbone was trained more than once, on different machines, and differs by rounding: only runs of "
+        "one backbone are for comparison, and differences are between such runs. By its digest: "
+        f"{', '.join(f'{letter} is {digest}' for digest, letter in letters.items())}.",
     ]
+
+
+def _of_one_backbone(shown: Shown, other: Shown | None, seeds: Iterable[int]) -> list[int]:
+    """Those seeds whose two runs started from the same weights."""
+    return [seed for seed in sorted(seeds) if shown.records[seed].backbone == other.records[seed].backbone]
 
 
 def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> str:
@@ -126,25 +135,29 @@ def figure_table(
         figures: of a row, by seed.
         paper: adds the paper's figures, where they are known.
     """
-    header = ["", *(_NAMES.get(name, name) for name in names), "seeds", *(["paper: AP_r / AP_c / AP_f"] * paper)]
+    letters = _backbone_letters(rows)
+    more = ["seeds", *(["backbone"] if letters else []), *(["paper: AP_r / AP_c / AP_f"] if paper else [])]
+    header = ["", *(_NAMES.get(name, name) for name in names), *more]
     lines = [_line(header), "|---" * len(header) + "|"]
     for label, shown in rows.items():
         found = figures(shown)
         cells = [mean_and_spread([of_seed[name] for of_seed in found.values()]) for name in names]
         gamma = "" if shown.gamma is None else f" (γ = {shown.gamma:g})"
-        lines.append(_line([label + gamma, *cells, str(len(found)), *([shown.row.paper] * paper)]))
+        from_where = ", ".join(sorted({letters[shown.records[seed].backbone] for seed in found})) if letters else ""
+        last = [str(len(found)), *([from_where] if letters else []), *([shown.row.paper] if paper else [])]
+        lines.append(_line([label + gamma, *cells, *last]))
     return lines
 
 
 def difference_table(
     rows: dict[str, Shown], names: Sequence[str], figures: Callable[[Shown], dict[int, Figures]]
 ) -> list[str]:
-    """Each row less the one that it is compared with, seed by seed; [] where there is nothing to compare."""
+    """Each row less the one that it is compared with, by seeds of one backbone; [] where nothing is to compare."""
     lines = []
     for label, shown in rows.items():
         other = rows.get(shown.row.against)
         ours, theirs = figures(shown), figures(other) if other else {}
-        for seed in sorted(ours.keys() & theirs.keys()):
+        for seed in _of_one_backbone(shown, other, ours.keys() & theirs.keys()):
             cells = [f"{100 * (ours[seed][name] - theirs[seed][name]):+.1f}" for name in names]
             lines.append(_line([label, shown.row.against, str(seed), *cells]))
     header = ["", "less", "seed", *(_NAMES.get(name, name) for name in names)]
@@ -226,8 +239,8 @@ def _intervals(rows: dict[str, Shown]) -> list[str]:
 
 
 def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str, tuple[float, np.ndarray]], int]:
-    """By figure, the observed difference and those of the replicates, means over the seeds that both have; and how many
-    seeds these are."""
+    """By figure, the observed difference and those of the replicates, means over the seeds that both have, of one
+    backbone; and how many seeds these are."""
     ours, theirs = (
         {
             seed: (record.figures(kind), record.content["replicates"][kind])
@@ -236,7 +249,7 @@ def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str,
         }
         for rows in (shown, other)
     )
-    seeds = sorted(ours.keys() & theirs.keys())
+    seeds = _of_one_backbone(shown, other, ours.keys() & theirs.keys())
 
     def difference(part: int, name: str) -> Any:
         values = [np.array([rows[seed][part][name] for seed in seeds], float) for rows in (ours, theirs)]

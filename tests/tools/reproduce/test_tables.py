@@ -56,9 +56,14 @@ def test_runs_from_different_backbones_are_told_apart(places):
     write(places, "headline", "sigmoid CE + GAP", 0, 0.1, backbone="aa")
     assert not any("trained more than once" in line for line in lines_of(places, "headline"))
     write(places, "headline", "sigmoid CE + GAP", 1, 0.1, backbone="bb")
+    write(places, "headline", "sigmoid CE", 1, 0.1, backbone="aa")
     write(places, "headline", "softmax CE", 0, 0.1)  # of a program that did not record it
-    (line,) = (line for line in lines_of(places, "headline") if "trained more than once" in line)
-    assert "aa: sigmoid CE (seed 0), sigmoid CE + GAP (seed 0); bb: sigmoid CE + GAP (seed 1); not recorded: s" in line
+    lines = lines_of(places, "headline")
+    assert any("A is aa, B is bb, C is not recorded." in line for line in lines)
+    assert any(line.startswith("| sigmoid CE + GAP | 10.0 ") and " | 2 | A, B | " in line for line in lines)
+    assert any(line.startswith("| softmax CE | 10.0 ") and " | 1 | C | " in line for line in lines)
+    differences = [line for line in lines if line.startswith("| sigmoid CE + GAP | sigmoid CE |")]
+    assert {line.split(" | ")[2] for line in differences} == {"0"}  # of seed 1 the backbones differ
 
 
 def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(places):
