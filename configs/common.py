@@ -263,9 +263,12 @@ def _train() -> ConfigDict:
     # Images of config.data.val_* whose detections TensorBoard shows at each checkpoint; at most a host's part of
     # test.batch_size.
     train.pictures = 0
-    # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many (since
-    # the program was started) the run stops. 0 stops at the first.
+    # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many the run
+    # stops. 0 stops at the first.
     train.max_skipped_steps = 0
+    train.stall_seconds = (
+        1800  # that a step may take, compilation and pictures included, before the run ends; 0: any time
+    )
     # Sums up how hard each category's logits are pushed up and down, for the report (the paper's Figure 4).
     train.gradient_sums = False
     return train

@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--config", default="configs/quickstart.py", help="recipe for step, inference and loader")
     parser.add_argument("--batch-size", type=int, help="images over all devices; the recipe's if not given")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=9, help="runs that are timed of conv, detect, step, inference")
     parser.add_argument("--full-size", action="store_true", help="evaluation of as many images as LVIS validates on")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     parser.add_argument("--profile", metavar="DIR", help="step: trace as many steps more, and tell the parts' shares")

@@ -12,6 +12,7 @@ and appended to `--out` if given; a table follows. docs/pods.md explains the col
 Settings of the config are overridden as in train.py; classes that the config leaves to the data are taken to be 1,203.
 """
 
+import importlib.metadata
 import json
 import re
 import time
@@ -31,6 +32,7 @@ from rog_jax.tools.estimated_time import estimate, seconds_of
 from rog_jax.tools.program_cost import collectives, count_products
 from rog_jax.tools.topology import Chip, TopologyError, chip_of, topology_devices
 from rog_jax.training import runtime
+from rog_jax.training.loop import git_commit
 from rog_jax.training.optimizer import create_optimizer, learning_rate
 from rog_jax.training.state import AXIS, ModelDefinition, TrainState, create_state, data_mesh, state_shardings
 from rog_jax.training.step import make_predict_step, make_train_step
@@ -75,7 +77,8 @@ def check_program(
         `accessed_gigabytes` is the compiler's, a loop's body counted once, but for the loop of micro-batches
         (`accessed_at_most`). `exchanges` has the bytes by collective, one in a loop once; `gradient_bytes` are those of
         the sum over chips of a training step's gradient. `estimated_ms` is the compiler's (`estimated_time`).
-        `images_per_second_at_best`, of all chips, by `seconds_at_best`.
+        `images_per_second_at_best`, of all chips, by `seconds_at_best`. `commit`, `jax` and `libtpu` say what was
+        compiled by what.
 
     Raises:
         TopologyError: libtpu is missing, or knows no such topology or chip.
@@ -83,7 +86,8 @@ def check_program(
     devices, chip = topology_devices(topology), chip_of(topology)
     step, arguments = abstract_program(config, data_mesh(devices), images, program)
     figures: dict[str, Any] = dict.fromkeys([*COLUMNS, "exchanges"])
-    figures |= {"program": program, "topology": topology, "images_per_chip": images}
+    figures |= {"program": program, "topology": topology, "images_per_chip": images, "commit": git_commit()}
+    figures |= {"jax": jax.__version__, "libtpu": importlib.metadata.version("libtpu")}
     figures["limit_gigabytes"] = round(chip.memory / 1e9, 2)
     figures["gradient_bytes"] = gradient_bytes(arguments[0]) if program == "train" else None
     traced = jax.jit(step).trace(*arguments) if program == "inference" else step.trace(*arguments)

@@ -66,8 +66,13 @@ class Checkpoints:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, about: dict[str, Any]) -> None:
-        """Starts writing the state; `about` is a json object that comes back with it.
+    def save(self, state: TrainState, about: dict[str, Any], progress: dict[str, Any] | None = None) -> None:
+        """Starts writing the state, and two json objects that come back with it.
+
+        Args:
+            state: of the training.
+            about: what the run is.
+            progress: what it has counted so far besides.
 
         Raises:
             StorageError: it cannot be written, or the one before could not be.
@@ -78,6 +83,7 @@ class Checkpoints:
         meta = {
             "format": FORMAT,
             "about": about,
+            "progress": progress or {},
             "arrays": describe(state),
             "devices": len(state.step.sharding.device_set),
         }
@@ -150,6 +156,14 @@ class Checkpoints:
             CheckpointError: there is no such checkpoint.
         """
         return self._meta(self._existing(step))["about"]
+
+    def progress(self, step: int | None = None) -> dict[str, Any]:
+        """What the run had counted at a checkpoint; {} of an older program.
+
+        Raises:
+            CheckpointError: there is no such checkpoint.
+        """
+        return self._meta(self._existing(step)).get("progress", {})
 
     def devices(self, step: int | None = None) -> int:
         """The number of devices that a checkpoint was written on.

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 LAG = 2
 """Steps that the host runs ahead of the metrics it reads, so that devices never wait for it."""
+WATCHED = ("dropped_objects", "unreadable_images", "skipped_steps")
+"""What a run counts from its first step on, as its log has it."""
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -35,6 +38,7 @@ class MetricsWatch:
         image_ids: of the data set, for messages.
         max_unreadable: images that may be unreadable.
         max_skipped: steps whose losses or gradient may be not finite; the state is left as it was by them.
+        counts: that the run had before it was stopped.
 
     Attributes:
         dropped: objects left out so far because an image had too many.
@@ -42,10 +46,17 @@ class MetricsWatch:
         skipped: steps so far that were not finite.
     """
 
-    def __init__(self, image_ids: np.ndarray, max_unreadable: int, max_skipped: int):
-        self.dropped = self.unreadable = self.skipped = 0
+    def __init__(
+        self, image_ids: np.ndarray, max_unreadable: int, max_skipped: int, counts: Mapping[str, int] | None = None
+    ):
+        self.dropped, self.unreadable, self.skipped = ((counts or {}).get(name, 0) for name in WATCHED)
         self._image_ids, self._max_unreadable, self._max_skipped = image_ids, max_unreadable, max_skipped
         self._waiting: deque[tuple[int, np.ndarray, dict[str, jax.Array]]] = deque()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The attributes, for the same watch of the resumed run."""
+        return dict(zip(WATCHED, (self.dropped, self.unreadable, self.skipped), strict=True))
 
     def push(self, step: int, image_index: np.ndarray, metrics: dict[str, jax.Array]) -> list[tuple[int, dict]]:
         """Takes the metrics of `step` and returns those of earlier steps that have arrived, as (step, floats)."""
@@ -72,8 +83,9 @@ class MetricsWatch:
     def _message(self, step: int, image_index: np.ndarray, values: dict[str, float]) -> str:
         bad = [name for name, value in values.items() if not np.isfinite(value) and name != "loss"]
         ids = self._image_ids[image_index[image_index >= 0]].tolist()
+        others = "; the other hosts name theirs, and any may be the one" if jax.process_count() > 1 else ""
         return (
-            f"step {step}: {', '.join(bad) or 'the sum of losses'} not finite; image ids of this host: {ids}. "
+            f"step {step}: {', '.join(bad) or 'the sum of losses'} not finite; image ids of this host: {ids}{others}. "
             f"Such steps so far: {self.skipped}, allowed by train.max_skipped_steps: {self._max_skipped}. Nothing was "
             "learnt from them, and the last checkpoint is sound. A lower optim.lr, a longer optim.warmup_steps or "
             "optim.clip_norm usually help; if one image recurs, look at its annotations."
@@ -91,9 +103,10 @@ class RunLog:
         batch_size: images a step over all devices.
         active: False on hosts that keep silent.
         mirror: gets what TensorBoard does.
+        pending: of the log of the run that this one goes on from.
 
     Raises:
-        StorageError: a file cannot be written; so do `add`, `write` and `close`.
+        StorageError: a file cannot be written; so do `add` and `close`.
     """
 
     def __init__(
@@ -106,14 +119,14 @@ class RunLog:
         batch_size: int,
         active: bool,
         mirror: Mirror | None = None,
+        pending: Mapping[str, Any] | None = None,
     ):
         self._every, self._total, self._batch_size, self._active = every, total, batch_size, active
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._sums: dict[str, float] = dict(pending["sums"]) if pending else {}
+        self._count: int = pending["count"] if pending else 0
         self._batches, self._timed = 0, 0
         self._clock = 0.0
         self._waited = 0.0
-        self._last: tuple[int, float, dict[str, Any]] | None = None  # step, rate and more of what is not yet written
         self.board: Board | None = None  # of hosts that do not keep silent
         if not active:
             return
@@ -123,6 +136,11 @@ class RunLog:
             self._file = self._path.open("a", buffering=1)
         self.board = Board(workdir / "tensorboard", start + 1, mirror)
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=1.0)
+
+    @property
+    def pending(self) -> dict[str, Any]:
+        """Sums and number of the steps since the last line, which a resumed run counts to its first."""
+        return {"sums": dict(self._sums), "count": self._count}
 
     def got_batch(self, waited: float) -> None:
         """Counts a batch, and the seconds in which the step waited for it.
@@ -145,15 +163,10 @@ class RunLog:
             self._count += 1
         if self._active:
             self._bar.update()
-        self._last = step, values["lr"], extra
         if step % self._every == 0 or step == self._total:
-            self.write()
+            self._write(step, values["lr"], extra)
 
-    def write(self) -> None:
-        """Writes the means since the last line, if there was a step since."""
-        if self._last is None:
-            return
-        (step, rate, extra), self._last = self._last, None
+    def _write(self, step: int, rate: float, extra: dict[str, Any]) -> None:
         now = time.perf_counter()
         elapsed = max(now - self._clock, 1e-9)
         line = {name: value / self._count for name, value in self._sums.items() if name != "finite"}

@@ -35,6 +35,7 @@ from rog_jax.training.out_of_memory import TRAINING_ADVICE, advice_where_memory_
 from rog_jax.training.preemption import Preemption
 from rog_jax.training.profile import ProfileRequest, StepProfiler, step_mark, wait_mark
 from rog_jax.training.resume import resume
+from rog_jax.training.stall import StallGuard
 from rog_jax.training.state import ModelDefinition, TrainState, create_state, data_mesh
 from rog_jax.training.step import make_fill_step, make_train_step, to_devices
 from rog_jax.training.storage import check_writable, whole_file
@@ -146,20 +147,20 @@ def train(
         process_count=jax.process_count(),
     )
     watchers = [TailScalars(annotations), *watchers]
-    watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable, config.train.max_skipped_steps)
+    progress = checkpoints.progress() if resumes else {}
+    counted = progress.get("counts", {})
+    watch = MetricsWatch(annotations.image_ids, config.data.max_unreadable, config.train.max_skipped_steps, counted)
     batches = prefetched(loader, lambda batch: to_devices(batch, mesh))
 
+    def counts() -> dict[str, int]:
+        return watch.counts | {"loader_restarts": counted.get("loader_restarts", 0) + loader.restarts}
+
     def record(finished: list[tuple[int, dict[str, float]]]) -> None:
-        extra = {
-            "dropped_objects": watch.dropped,
-            "unreadable_images": watch.unreadable,
-            "skipped_steps": watch.skipped,
-            "loader_restarts": loader.restarts,
-        }
         for done, values in finished:
-            log.add(done, values, extra)
+            log.add(done, values, counts())
 
     with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
+        preemption = stack.enter_context(Preemption())  # till the last checkpoint is on disk
         for used in (checkpoints, loader, profiler):
             stack.callback(used.close)
         speaks = jax.process_index() == 0
@@ -174,31 +175,32 @@ def train(
             batch_size=config.train.batch_size,
             active=speaks,
             mirror=mirror,
+            pending=progress.get("log"),
         )
         stack.callback(log.close)
-        with Preemption() as preemption:
-            for step in range(start + 1, steps + 1):
-                profiler.before_step(state)
-                before = time.perf_counter()
-                with wait_mark():
-                    batch, on_devices = next(batches)
-                log.got_batch(time.perf_counter() - before)
-                with jax.transfer_guard("disallow"), step_mark(step):
-                    state, metrics = step_fn(state, on_devices)
-                profiler.after_step(state)
-                record(watch.push(step, batch.index, metrics))
-                checkpoints.check()
-                ends = preemption.reached(step)
-                if ends or step % config.train.checkpoint_every == 0 or step == steps:
-                    record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
-                    checkpoints.save(state, about)
-                    for watcher in () if ends else watchers:  # a machine about to be taken away has no time to draw
-                        watcher(Checkpointed(step, state, definition, mesh, log.board))
-                if ends:
-                    log.write()
-                    checkpoints.wait()  # before SIGTERM ends the program again
-                    logger.warning("SIGTERM: saved at step %d of %d, the same command goes on from there", step, steps)
-                    break
+        guard = stack.enter_context(StallGuard(config.train.stall_seconds))
+        for step in range(start + 1, steps + 1):
+            guard.beat(step)
+            profiler.before_step(state)
+            before = time.perf_counter()
+            with wait_mark():
+                batch, on_devices = next(batches)
+            log.got_batch(time.perf_counter() - before)
+            with jax.transfer_guard("disallow"), step_mark(step):
+                state, metrics = step_fn(state, on_devices)
+            profiler.after_step(state)
+            record(watch.push(step, batch.index, metrics))
+            checkpoints.check()
+            ends = preemption.reached(step)
+            if ends or step % config.train.checkpoint_every == 0 or step == steps:
+                record(watch.flush())  # nothing is saved before every loss up to here is known to be finite
+                checkpoints.save(state, about, {"counts": counts(), "log": log.pending})
+                for watcher in () if ends else watchers:  # a machine about to be taken away has no time to draw
+                    watcher(Checkpointed(step, state, definition, mesh, log.board))
+            if ends:
+                checkpoints.wait()
+                logger.warning("SIGTERM: saved at step %d of %d, the same command goes on from there", step, steps)
+                break
     return state
 
 

@@ -1,6 +1,7 @@
 """Several hosts, each with devices of its own, do what one host with all of the devices does."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -17,8 +18,10 @@ from rog_jax.data.synthetic import SyntheticSettings, make_dataset
 from rog_jax.training.checkpoint import AS_NUMPY, flattened
 from tests import faults
 from tests.hosts import processes
+from tests.hosts.train_and_tell import WORD
 
 DEVICES = 4
+TELLING = "tests/hosts/train_and_tell.py"
 SETTINGS = SyntheticSettings(
     train_images=40, val_images=13, num_categories=6, height=64, width=64, object_size=(16, 32), val_instances=3
 )
@@ -74,7 +77,9 @@ def alone(data, tmp_path_factory):
     ("hosts", "slurm"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)], ids=["two", "four-of-Slurm"]
 )
 def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_path):
-    processes.run("train.py", arguments(data, tmp_path), hosts, DEVICES, slurm=slurm)
+    """Each host has two devices, so that four have more than the one alone."""
+    outputs = processes.run(TELLING, arguments(data, tmp_path), hosts, 2 * hosts, slurm=slurm)
+    assert_alike_everywhere(outputs, 2 * hosts, steps=4)
     lines, expected = read_log(tmp_path), read_log(alone)
     assert [line["step"] for line in lines] == [line["step"] for line in expected] == [1, 2, 3, 4]
     # Sums over devices are rounded in another order. A few steps on, some proposal falls on the other side of a
@@ -93,7 +98,7 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_pat
             np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=1e-7, err_msg=path)
 
     shards = with_checkpoints_of(alone, tmp_path / "evaluated")  # of the same checkpoint, so as to be comparable
-    outputs = processes.run("eval.py", arguments(data, shards), hosts, DEVICES, slurm=slurm)
+    outputs = processes.run("eval.py", arguments(data, shards), hosts, 2 * hosts, slurm=slurm)
     assert ["metrics.json" in output for output in outputs] == [True] + [False] * (hosts - 1)
     for kind in ("bbox", "segm"):
         name = f"eval/results_{kind}.json"
@@ -110,6 +115,35 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_pat
     kept, wanted = saved(shards / "best", 4), saved(alone, 4)
     assert kept.keys() == wanted.keys()
     assert all(np.array_equal(array, wanted[path]) for path, array in kept.items())
+
+
+def assert_alike_everywhere(outputs: list[str], devices: int, steps: int) -> None:
+    """Parameters, optimizer, counts and the losses' states are those of the others, on every device of every host."""
+    digests: dict[tuple[str, str], dict[str, str]] = {}
+    for line in "\n".join(outputs).splitlines():
+        if line.startswith(WORD):
+            _, step, path, device, digest = line.split()
+            digests.setdefault((step, path), {})[device] = digest
+    assert len({step for step, _ in digests}) == steps
+    assert {path.partition("/")[0] for _, path in digests} >= {"trainable", "optimizer", "class_counts", "loss"}
+    for place, of_devices in digests.items():
+        assert len(of_devices) == devices, place
+        assert len(set(of_devices.values())) == 1, (place, of_devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["seesaw", "gol", "ecm"])
+def test_states_of_other_losses_are_alike_on_all_hosts(loss, data, tmp_path):
+    """The fast test does so for EQLv2."""
+    more = f"--config.loss.classification={loss}"
+    outputs = processes.run(TELLING, arguments(data, tmp_path / "two", more), 2, DEVICES)
+    assert_alike_everywhere(outputs, DEVICES, steps=4)
+    processes.run("train.py", arguments(data, tmp_path / "one", more), 1, DEVICES)
+    arrays, wanted = saved(tmp_path / "two", 1), saved(tmp_path / "one", 1)
+    assert arrays.keys() == wanted.keys()
+    assert (loss == "seesaw") == any(path.startswith("loss") and array.any() for path, array in arrays.items())
+    for path, array in arrays.items():
+        np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=1e-7, err_msg=path)
 
 
 def with_checkpoints_of(run: Path, workdir: Path) -> Path:
@@ -148,29 +182,77 @@ def records_of(path: Path) -> list[tuple]:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_goes_on_with_another_number_of_hosts(data, alone, tmp_path):
-    """One step by two hosts, the rest by one: the end is that of the whole run."""
-    first = arguments(data, tmp_path, "--config.train.steps=1")
-    processes.run("train.py", first, 2, DEVICES)
-    processes.run("train.py", arguments(data, tmp_path), 1, DEVICES)
+@pytest.mark.parametrize(
+    ("first", "then"), [((2, 4), (1, 4)), ((1, 2), (4, 8))], ids=["on fewer hosts", "on more hosts and devices"]
+)
+def test_a_checkpoint_goes_on_with_another_number_of_hosts(first, then, data, alone, tmp_path):
+    """One step by some hosts and devices, the next by others: it is that of the whole run, but for rounding."""
+    processes.run("train.py", arguments(data, tmp_path, "--config.train.steps=1"), *first)
+    outputs = processes.run(TELLING, arguments(data, tmp_path), *then)
+    assert_alike_everywhere(outputs, then[1], steps=3)
     lines, expected = read_log(tmp_path), read_log(alone)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[1]["loss"] == pytest.approx(expected[1]["loss"], rel=1e-4)
+    arrays, wanted = saved(tmp_path, 2), saved(alone, 2)
+    assert arrays.keys() == wanted.keys()
+    np.testing.assert_array_equal(arrays["class_counts"], wanted["class_counts"])
+    for path, array in arrays.items():
+        if path.startswith("trainable"):
+            np.testing.assert_allclose(array, wanted[path], rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+ENDED = ("heartbeat", "unavailable", "closed")
+"""What JAX says, in one way or another, of a host that is gone."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
-def test_the_end_of_one_host_ends_the_others(data, tmp_path, event):
+@pytest.mark.parametrize(
+    ("event", "victim"),
+    [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 0)],
+    ids=["dies", "freezes", "the first dies"],
+)
+def test_the_end_of_one_host_ends_the_others(data, tmp_path, event, victim):
+    """Within twice the silence that is allowed, and the same command goes on from the newest checkpoint."""
     hosts = processes.start("train.py", arguments(data, tmp_path, "--config.train.steps=100000"), 2, 2)
-    log = tmp_path / "train_log.jsonl"
-    wait_for(lambda: log.is_file() and log.read_text(), hosts)
-    hosts[1].send_signal(event)
-    (status, output), *_ = processes.finish(hosts[:1], seconds=120)
-    hosts[1].kill()
-    hosts[1].communicate()
+    wait_for_a_step(tmp_path, hosts)
+    hosts[victim].send_signal(event)
+    other = hosts[1 - victim]
+    ((status, output),) = processes.finish([other], seconds=120)
+    hosts[victim].kill()
+    hosts[victim].communicate()
     assert status not in (0, None)
     assert "hung" not in output
-    assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
+    assert any(word in output.lower() for word in ENDED), output[-3000:]
+    assert_goes_on(data, tmp_path)
+
+
+def wait_for_a_step(workdir, hosts):
+    log = workdir / "train_log.jsonl"
+    wait_for(lambda: log.is_file() and log.read_text(), hosts)
+
+
+def assert_goes_on(data, workdir):
+    """The same command, with a nearer end, has a whole log."""
+    newest = max((int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), default=0)
+    processes.run("train.py", arguments(data, workdir, f"--config.train.steps={newest + 2}"), 2, 2)
+    assert [line["step"] for line in read_log(workdir)] == list(range(1, newest + 3))
+
+
+@pytest.mark.slow
+def test_a_host_that_gets_no_images_ends_and_so_do_the_others(data, tmp_path):
+    """It lives, and JAX's threads in it say so for ever; its images come from a file system that does not answer."""
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    for path in (data / "images").iterdir():
+        os.mkfifo(silent / path.name)
+    own = [[], [f"--config.data.train_images={silent}"]]
+    run = arguments(data, tmp_path / "run", "--config.train.stall_seconds=30")
+    results = processes.finish(processes.start("train.py", run, 2, 2, own=own), seconds=240)
+    assert all(status not in (0, None) for status, _ in results)
+    said = [output for _, output in results]
+    assert "hung" not in "".join(said)
+    assert "process 1 has been at step 1 for 30 seconds (config.train.stall_seconds)" in said[1], said[1][-3000:]
+    assert "most recent call first" in said[1]
 
 
 @pytest.mark.slow
@@ -179,8 +261,7 @@ def test_a_host_whose_log_cannot_be_written_ends_the_others(data, tmp_path):
     with faults.small_disk("300k") as disk:
         (tmp_path / "tensorboard").symlink_to(disk)
         hosts = processes.start("train.py", arguments(data, tmp_path, "--config.train.steps=100000"), 2, 2)
-        log = tmp_path / "train_log.jsonl"
-        wait_for(lambda: log.is_file() and log.read_text(), hosts)
+        wait_for_a_step(tmp_path, hosts)
         with faults.full(disk):
             (first, said), (second, output) = processes.finish(hosts, seconds=120)
     assert first == 1
@@ -188,7 +269,7 @@ def test_a_host_whose_log_cannot_be_written_ends_the_others(data, tmp_path):
     assert "tensorboard cannot be written (No space left on device): the disk is full" in said, said[-3000:]
     assert second not in (0, None)
     assert "hung" not in said + output
-    assert any(word in output.lower() for word in ("heartbeat", "unavailable", "closed")), output[-3000:]
+    assert any(word in output.lower() for word in ENDED), output[-3000:]
 
 
 @pytest.mark.slow
@@ -216,8 +297,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(data, tmp_path, hosts):
     """SIGTERM to one host: all save the same step and end well; the log goes on without a gap."""
     rest = arguments(data, tmp_path, "--config.train.steps=100000", "--config.train.checkpoint_every=100000")
     started = processes.start("train.py", rest, hosts, 2)
-    log = tmp_path / "train_log.jsonl"
-    wait_for(lambda: log.is_file() and log.read_text(), started)
+    wait_for_a_step(tmp_path, started)
     started[-1].send_signal(signal.SIGTERM)
     results = processes.finish(started, seconds=120)
     assert [status for status, _ in results] == [0] * hosts, results[0][1][-3000:]

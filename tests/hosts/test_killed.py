@@ -3,7 +3,9 @@
 import json
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +15,34 @@ from rog_jax.data.synthetic import make_dataset
 from tests.hosts import processes
 from tests.hosts.test_hosts import SETTINGS, arguments, read_log, saved
 
-KILLS = 20
-STEPS = 40
-OVERRIDES = (f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=2", "--config.train.keep_checkpoints=2")
+STEPS = 30
+OVERRIDES = (
+    f"--config.train.steps={STEPS}",
+    "--config.train.checkpoint_every=2",
+    "--config.train.log_every=3",  # lines and checkpoints fall apart: means go on over a kill
+    "--config.train.keep_checkpoints=2",
+    "--config.data.workers=1",
+)
+AT_START, IN_STEPS, IN_WRITING, IN_EVALUATION = 4, 6, 6, 4
+"""Kills of each kind: twenty in all."""
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
-    """Killed between its first step and its end, in a step or while a checkpoint is written, and in evaluation."""
+    """Killed while it starts, in its steps, while a checkpoint is being written, and in evaluation."""
     data, whole, killed = (tmp_path / name for name in ("data", "whole", "killed"))
     paths = make_dataset(data, SETTINGS)
     for split in ("train", "val"):
         paths[f"{split}_json"].replace(data / f"{split}.json")
     processes.run("train.py", arguments(data, whole, *OVERRIDES), 1, 2)
     moments = random.Random(0)
-    kills = sum(kill_while_training(data, killed, moments) for _ in range(KILLS))
-    assert kills >= KILLS // 2, "the run was over before it could be killed often"
+    ways = [at_start] * AT_START + [in_steps] * IN_STEPS + [in_writing] * IN_WRITING
+    moments.shuffle(ways)
+    half_written = 0
+    for way in ways:
+        kill("train.py", arguments(data, killed, *OVERRIDES), way(killed, moments))
+        half_written += bool(unfinished(killed))
+    assert half_written >= IN_WRITING // 2, "checkpoints were written too fast to be hit"
     processes.run("train.py", arguments(data, killed, *OVERRIDES), 1, 2)
 
     arrays, wanted = saved(killed, STEPS), saved(whole, STEPS)
@@ -36,41 +50,87 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
     for path, array in arrays.items():
         np.testing.assert_array_equal(array, wanted[path], err_msg=path)
     lines, expected = read_log(killed), read_log(whole)
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines] == list(range(3, STEPS + 1, 3))
     for line, other in zip(lines, expected, strict=True):
         assert without_timings(line) == without_timings(other)
+    assert_evaluation_can_be_killed(data, whole, killed, moments)
 
-    (host,) = processes.start("eval.py", arguments(data, killed), 1, 2)
-    wait_for_any(killed / "eval", host)
-    host.kill()
+
+def assert_evaluation_can_be_killed(data: Path, whole: Path, killed: Path, moments: random.Random) -> None:
+    """At moments spread from its first file, before it has read anything, to its last figure."""
+    processes.run("eval.py", arguments(data, whole), 1, 2)  # compiles
+    (host,) = processes.start("eval.py", arguments(data, whole), 1, 2)
+    (whole / "eval" / ".lock").unlink()
+    wait_for((whole / "eval" / ".lock").exists, host)
+    before = time.monotonic()
     host.communicate()
-    for workdir in (killed, whole):
-        processes.run("eval.py", arguments(data, workdir), 1, 2)
-    results = [json.loads((workdir / "eval" / "results_bbox.json").read_text()) for workdir in (killed, whole)]
-    assert results[0] == results[1]
+    lasts = time.monotonic() - before
+    for part in range(IN_EVALUATION):
+        (killed / "eval" / ".lock").unlink(missing_ok=True)
+        seconds = 0.9 * lasts * (part + moments.random()) / IN_EVALUATION
+        kill("eval.py", arguments(data, killed), after((killed / "eval" / ".lock").exists, seconds))
+    processes.run("eval.py", arguments(data, killed), 1, 2)
+    for name in ("results_bbox.json", "results_segm.json"):
+        results = [json.loads((workdir / "eval" / name).read_text()) for workdir in (killed, whole)]
+        assert results[0] == results[1]
+    figures = [json.loads((workdir / "eval" / "metrics.json").read_text()) for workdir in (killed, whole)]
+    for kind in ("bbox", "segm"):
+        np.testing.assert_equal(figures[0][kind], figures[1][kind])
 
 
 def without_timings(line: dict) -> dict:
     return {name: value for name, value in line.items() if name not in ("images_per_second", "data_wait")}
 
 
-def kill_while_training(data: Path, workdir: Path, moments: random.Random) -> bool:
-    """Starts the run and kills it some moments after it has logged a step of its own; False if it ended before."""
-    log, size = workdir / "train_log.jsonl", np.inf
-    (host,) = processes.start("train.py", arguments(data, workdir, *OVERRIDES), 1, 2)
-    while host.poll() is None:
-        before, size = size, log.stat().st_size if log.exists() else 0
-        if size > before:
-            break
-        time.sleep(0.005)
-    time.sleep(moments.uniform(0, 0.5))
+Moment = Callable[[subprocess.Popen], None]
+"""Returns when the process is to be killed."""
+
+
+def kill(program: str, of_program: list[str], moment: Moment) -> None:
+    (host,) = processes.start(program, of_program, 1, 2)
+    moment(host)
     host.send_signal(signal.SIGKILL)
-    host.communicate()
-    return host.returncode == -signal.SIGKILL
+    output, _ = host.communicate()
+    assert host.returncode == -signal.SIGKILL, f"it was over before it could be killed: {output[-3000:]}"
 
 
-def wait_for_any(folder: Path, host) -> None:
-    """Returns once the folder has a file."""
-    while not folder.is_dir() or not any(folder.iterdir()):
-        assert host.poll() is None, host.communicate()[0]
-        time.sleep(0.01)
+def after(condition: Callable[[], bool], seconds: float) -> Moment:
+    def moment(host: subprocess.Popen) -> None:
+        wait_for(condition, host)
+        time.sleep(seconds)
+
+    return moment
+
+
+def at_start(workdir: Path, moments: random.Random) -> Moment:
+    """While it imports, reads the data, restores a checkpoint, or compiles."""
+    return after(lambda: True, moments.uniform(0, 8))
+
+
+def in_steps(workdir: Path, moments: random.Random) -> Moment:
+    """Some moments after it has written a line of its own."""
+    log = workdir / "train_log.jsonl"
+    sizes = [np.inf]  # a resumed run first cuts the log back
+
+    def grown() -> bool:
+        sizes.append(log.stat().st_size if log.exists() else 0)
+        return sizes[-1] > sizes[-2]
+
+    return after(grown, moments.uniform(0, 0.5))
+
+
+def in_writing(workdir: Path, moments: random.Random) -> Moment:
+    """At once when a new checkpoint is there under its first name."""
+    left = unfinished(workdir)
+    return after(lambda: bool(unfinished(workdir) - left), moments.uniform(0, 0.01))
+
+
+def unfinished(workdir: Path) -> set[str]:
+    folder = workdir / "checkpoints"
+    return {path.name for path in folder.iterdir() if "tmp" in path.name} if folder.is_dir() else set()
+
+
+def wait_for(condition: Callable[[], bool], host: subprocess.Popen) -> None:
+    while not condition():
+        assert host.poll() is None, host.communicate()[0][-3000:]
+        time.sleep(0.001)

@@ -72,6 +72,18 @@ def test_a_profile_is_of_a_step():
         benchmark.main(["gap", "--profile", "somewhere"])
 
 
+def test_figures_of_the_parts_asked_for_are_printed_and_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        benchmark, "benchmark_evaluation", lambda repeats: {"repeats": repeats, "median_s": np.float32(2)}
+    )
+    monkeypatch.setattr(benchmark, "benchmark_detect", lambda repeats: {"repeats": repeats})
+    benchmark.main(["eval", "detect", "--repeats", "4", "--json", str(tmp_path / "figures.json")])
+    kept = json.loads((tmp_path / "figures.json").read_text())
+    assert kept == json.loads(capsys.readouterr().out)
+    assert kept.keys() == {"machine", "evaluation", "detect"}
+    assert (kept["evaluation"], kept["detect"]) == ({"repeats": 3, "median_s": 2.0}, {"repeats": 4})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["step", "inference"])
 def test_step_and_inference_say_images_a_second(part, tmp_path):

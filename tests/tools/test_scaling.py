@@ -34,14 +34,23 @@ def test_gaps_exchange_is_that_of_the_compiled_loss(devices):
         assert 0 <= figures[path]["words"] - expected <= 4  # the value, a number of devices
 
 
-@pytest.mark.parametrize("scope", ["device", "global"])
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
-def test_a_steps_exchange_is_the_gradient_the_counts_and_gap(devices, scope):
-    """Of the true training step, as it is handed to the compiler."""
+@pytest.mark.parametrize(
+    ("devices", "scope", "method"),
+    [
+        (8, "device", "interval"),
+        (8, "global", "interval"),
+        pytest.param(2, "device", "interval", marks=pytest.mark.slow),
+        pytest.param(2, "global", "interval", marks=pytest.mark.slow),
+        pytest.param(2, "global", "one_hot", marks=pytest.mark.slow),
+        pytest.param(8, "global", "one_hot", marks=pytest.mark.slow),
+    ],
+)
+def test_a_steps_exchange_is_the_gradient_the_counts_and_gap(devices, scope, method):
+    """Of the true training step, as it is handed to the compiler; what TPUs rank by exchanges as much."""
     from rog_jax.tools.compile_check import abstract_program, gradient_bytes
 
     config = tiny_config()
-    config.loss.gap.update({"scope": scope, "method": "interval"})
+    config.loss.gap.update({"scope": scope, "method": method})
     step, (state, batch) = abstract_program(config, data_mesh(jax.devices()[:devices]), IMAGES, "train")
     text = step.lower(state, batch).compiler_ir("hlo").as_hlo_text()
     found = {"all-reduce": 0, "all-gather": 0}
