@@ -87,7 +87,7 @@ def _data() -> ConfigDict:
     data.workers = 4  # loader processes; 0 reads in the training process
     data.prefetch = 2  # batches that each worker keeps ready
     data.max_unreadable = 100  # unreadable images after which a run stops
-    data.max_restarts = 3  # times that dead loader processes are started again before a run stops
+    data.max_restarts = 3  # times that dead loader processes are started again, in one start of a run
     return data
 
 
@@ -266,9 +266,9 @@ def _train() -> ConfigDict:
     # Steps with a loss or gradient that is not finite: nothing is learnt from them, and after more than so many the run
     # stops. 0 stops at the first.
     train.max_skipped_steps = 0
-    train.stall_seconds = (
-        1800  # that a step may take, compilation and pictures included, before the run ends; 0: any time
-    )
+    # Seconds that a step may take before the run is taken to hang, and ends: with its compilation, and at a checkpoint
+    # the pictures and the writing of the one before. 0: any time.
+    train.stall_seconds = 3600
     # Sums up how hard each category's logits are pushed up and down, for the report (the paper's Figure 4).
     train.gradient_sums = False
     return train

@@ -14,6 +14,8 @@ from rog_jax.data.batch import Batch
 _ALIGNMENT = 64
 """Bytes. XLA's CPU backend uses arrays that start at a multiple of it where they lie, without a copy."""
 
+_SMALL_BYTES = 1 << 16
+
 
 class BatchBlock(NamedTuple):
     """The fields of a batch, one after the other.
@@ -33,14 +35,18 @@ def stack(examples: list[Batch]) -> BatchBlock:
     firsts = (field[0] for field in fields)
     layout = tuple(None if x is None else (np.asarray(x).dtype.str, (len(examples), *np.shape(x))) for x in firsts)
     block = BatchBlock(np.empty(sum(map(_padded_bytes, layout)), np.uint8), layout)
-    for field, view in zip(fields, unpack(block), strict=True):
+    for field, view in zip(fields, _views(block), strict=True):
         if view is not None:
             np.stack(field, out=view)
     return block
 
 
 def unpack(block: BatchBlock) -> Batch:
-    """The batch, whose arrays are views of the block."""
+    """The batch, whose large arrays are views of the block; small ones, which some keep longer, are copies."""
+    return Batch(*(x if x is None or x.nbytes > _SMALL_BYTES else x.copy() for x in _views(block)))
+
+
+def _views(block: BatchBlock) -> Batch:
     start, fields = 0, []
     for entry in block.layout:
         fields.append(None if entry is None else np.ndarray(entry[1], entry[0], block.data, start))

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from rog_jax.data import Annotations, load_split
 from rog_jax.data.batch import Batch, Detections
+from rog_jax.data.block import stack, unpack
 from rog_jax.data.images import UnreadableImage, read_annotated
 from rog_jax.data.plan import padded_shapes
 from rog_jax.data.sources import VAL
@@ -78,7 +79,7 @@ class ProgressPictures:
         shown = self._images if jax.process_index() == 0 else []
         rows = [make_example(self._annotations, image, self._shape, settings) for image in shown]
         rows += [empty_example(self._shape, settings)] * (size - len(rows))
-        return Batch(*(None if field[0] is None else np.stack(field) for field in zip(*rows, strict=True)))
+        return unpack(stack(rows))
 
     def _drawn(self, image: int, found: Detections, row: int) -> np.ndarray | None:
         annotations = self._annotations

@@ -158,6 +158,8 @@ class RunLog:
     def add(self, step: int, values: dict[str, float], extra: dict[str, Any]) -> None:
         """Takes the metrics of the update that made `step`, and writes the means of the finite ones when it is time."""
         if values["finite"]:
+            if self._count and self._sums.keys() != values.keys():  # of a run that was resumed with other losses
+                self._sums, self._count = {}, 0
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._count += 1

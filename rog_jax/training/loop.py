@@ -160,7 +160,8 @@ def train(
             log.add(done, values, counts())
 
     with contextlib.ExitStack() as stack:  # each is closed, also where closing another one fails
-        preemption = stack.enter_context(Preemption())  # till the last checkpoint is on disk
+        preemption = stack.enter_context(Preemption())  # both till the last checkpoint is on disk
+        guard = stack.enter_context(StallGuard(config.train.stall_seconds))
         for used in (checkpoints, loader, profiler):
             stack.callback(used.close)
         speaks = jax.process_index() == 0
@@ -178,7 +179,6 @@ def train(
             pending=progress.get("log"),
         )
         stack.callback(log.close)
-        guard = stack.enter_context(StallGuard(config.train.stall_seconds))
         for step in range(start + 1, steps + 1):
             guard.beat(step)
             profiler.before_step(state)

@@ -2,18 +2,16 @@
 
 import multiprocessing
 import os
-import pickle
 import select
 import signal
 import subprocess
 import sys
 import time
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
-from grain._src.python.ipc.shared_memory_array import copy_to_shm, unlink_shm
 
 from rog_jax.data import Annotations, Batch, DataError, load_lvis
 from rog_jax.data.block import stack, unpack
@@ -175,13 +173,29 @@ def test_worker_killed_in_the_middle_of_handing_over_is_replaced(annotations):
     assert loader.restarts == 1
 
 
-def test_message_of_a_worker_is_written_at_once(annotations):
-    batch = next(make_loader(annotations, data={"negatives": True}))
-    block = stack([Batch(*(field[i] for field in batch)) for i in range(4)])
-    np.testing.assert_equal(unpack(block), batch)
-    message = ForkingPickler.dumps((copy_to_shm(block), {"next_index": 1 << 40}, 1 << 40, None, None))
-    assert len(message) < 512 <= select.PIPE_BUF  # what POSIX promises anywhere
-    unlink_shm(pickle.loads(message))
+def test_message_of_a_worker_is_written_at_once(annotations, monkeypatch):
+    """Whatever the size of the batch."""
+    received, inner = [], Connection.recv_bytes
+
+    def note(self, *args):
+        received.append(len(message := inner(self, *args)))
+        return message
+
+    monkeypatch.setattr(Connection, "recv_bytes", note)
+    loader = make_loader(annotations, steps=3, workers=1, data={"negatives": True, "max_objects": 9})
+    assert len(list(loader)) == 3
+    loader.close()
+    assert max(received[:3]) < 512 <= select.PIPE_BUF  # what POSIX promises anywhere
+    assert max(received) <= select.PIPE_BUF  # the last one says that there are no more, with a stack
+
+
+def test_a_block_is_its_batch(annotations):
+    for negatives in (False, True):
+        batch = next(make_loader(annotations, data={"negatives": negatives}))
+        block = stack([Batch(*(None if field is None else field[i] for field in batch)) for i in range(4)])
+        assert_same([unpack(block)], [batch])
+    assert np.shares_memory(unpack(block).image, block.data)
+    assert not np.shares_memory(unpack(block).index, block.data)  # or who keeps it would keep the pixels
 
 
 def test_workers_that_keep_dying_end_the_run(annotations):

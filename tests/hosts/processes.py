@@ -4,8 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +13,7 @@ IMPATIENT = "Gloo context initialization failed"
 """What a process says that has waited for another for 30 seconds, which JAX gives no way to change: on a busy machine
 one compiles that much longer than the other. At the second try the program is in the cache of compilations."""
 TRIES = 3
-SECONDS = 900
+SECONDS = 500
 """After which a run is ended: it hangs."""
 
 
@@ -63,16 +63,17 @@ def slurm_variables(address: str, processes: int, process_id: int) -> dict[str, 
 
 def finish(hosts: list[subprocess.Popen], seconds: float = SECONDS) -> list[tuple[int, str]]:
     """Exit status and output of each process; all are ended after that time at the latest."""
-    end = time.monotonic() + seconds
-    results = []
-    for host in hosts:
+
+    def ended(host: subprocess.Popen) -> tuple[int, str]:
         try:
-            output, _ = host.communicate(timeout=max(end - time.monotonic(), 0.1))
+            output, _ = host.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             host.kill()
             output = host.communicate()[0] + "\n(ended: it hung)"
-        results.append((host.returncode, output))
-    return results
+        return host.returncode, output
+
+    with ThreadPoolExecutor(len(hosts)) as threads:  # one whose output nobody read would wait, and the others for it
+        return list(threads.map(ended, hosts))
 
 
 def run(program: str, arguments: list[str], processes: int, devices: int, **options: bool) -> list[str]:

@@ -13,9 +13,10 @@ import pytest
 
 from rog_jax.data.synthetic import make_dataset
 from tests.hosts import processes
-from tests.hosts.test_hosts import SETTINGS, arguments, read_log, saved
+from tests.hosts.test_hosts import SETTINGS, arguments, saved
+from tests.run_logs import read_log, without_timings
 
-STEPS = 30
+STEPS = 60
 OVERRIDES = (
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=2",
@@ -77,10 +78,6 @@ def assert_evaluation_can_be_killed(data: Path, whole: Path, killed: Path, momen
     for kind in ("bbox", "segm"):
         of_kind = [{name: value for name, value in of_run[kind].items() if name != "seconds"} for of_run in figures]
         np.testing.assert_equal(*of_kind)
-
-
-def without_timings(line: dict) -> dict:
-    return {name: value for name, value in line.items() if name not in ("images_per_second", "data_wait")}
 
 
 Moment = Callable[[subprocess.Popen], None]

@@ -1,7 +1,12 @@
-"""train.py that also prints, at each checkpoint, digests of the arrays that all devices have, of each of this host."""
+"""train.py that also keeps, at each checkpoint, digests of the arrays that all devices have, of each of this host's.
+
+A line of `WORKDIR/digests.HOST` is a step, a path, a device and a digest.
+"""
 
 import hashlib
+from pathlib import Path
 
+import jax
 import numpy as np
 from absl import app
 
@@ -11,16 +16,14 @@ from rog_jax.training.checkpoint import flattened
 from rog_jax.training.loop import train
 from rog_jax.training.watchers import Checkpointed
 
-WORD = "DIGEST"
-
 
 def tell(run: Checkpointed) -> None:
-    """A line of each array and device: the word, step, path, device, digest."""
-    for path, array in flattened(run.state).items():
-        if array.is_fully_replicated:
-            for shard in array.addressable_shards:
-                digest = hashlib.sha256(np.asarray(shard.data).tobytes()).hexdigest()
-                print(WORD, run.step, path, shard.device.id, digest, flush=True)
+    with (Path(command.WORKDIR.value) / f"digests.{jax.process_index()}").open("a") as file:
+        for path, array in flattened(run.state).items():
+            if array.is_fully_replicated:
+                for shard in array.addressable_shards:
+                    digest = hashlib.sha256(np.asarray(shard.data).tobytes()).hexdigest()
+                    print(run.step, path, shard.device.id, digest, file=file)
 
 
 def main(_: list[str]) -> None:

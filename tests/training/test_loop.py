@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
 from rog_jax.data import DataError, load_split
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
@@ -29,6 +28,7 @@ from rog_jax.training.preemption import Preemption
 from rog_jax.training.profile import ProfileRequest
 from rog_jax.training.storage import StorageError
 from tests import faults
+from tests.run_logs import read_log, without_timings
 from tests.tiny import config_of_a_set
 
 
@@ -82,10 +82,6 @@ def finished(config, mirrored, tmp_path_factory):
     return workdir, jax.device_get(train(config, workdir, profile, open_mirror=lambda: mirrored))
 
 
-def read_log(workdir):
-    return [json.loads(line) for line in (workdir / "train_log.jsonl").read_text().splitlines()]
-
-
 def test_the_step_asked_for_is_traced(finished):
     trace = read_trace(finished[0] / "trace")
     assert (trace.steps, len(trace.waits), trace.devices) == (1, 1, jax.device_count())
@@ -128,9 +124,12 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, mo
 
 def test_steps_go_on_while_a_checkpoint_is_being_written(config, finished, tmp_path, monkeypatch):
     """That of step 3 gets its name once a later step has begun."""
+    from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
+
     import rog_jax.training.loop as loop
 
-    inner, name_it, calls, later = loop.to_devices, AtomicRenameTemporaryPath.finalize, [], threading.Event()
+    inner, name_it = loop.to_devices, AtomicRenameTemporaryPath.finalize
+    calls, named, later = [], [], threading.Event()
 
     def count(batch, mesh):
         calls.append(batch)
@@ -140,16 +139,15 @@ def test_steps_go_on_while_a_checkpoint_is_being_written(config, finished, tmp_p
 
     async def wait_and_name(self, *args, **kwargs):
         assert await asyncio.to_thread(later.wait, 60), "the steps wait for the checkpoint"
+        named.append(len(calls))
         return await name_it(self, *args, **kwargs)
 
     monkeypatch.setattr(loop, "to_devices", count)
     monkeypatch.setattr(AtomicRenameTemporaryPath, "finalize", wait_and_name)
     assert_same(finished[1], jax.device_get(train(config, tmp_path)))
+    assert named
+    assert min(named) >= 6
     assert Checkpoints(tmp_path, read_only=True).latest() == 6
-
-
-def without_timings(line):
-    return {name: value for name, value in line.items() if name not in ("images_per_second", "data_wait")}
 
 
 def test_a_run_whose_checkpoint_cannot_be_written_goes_on_once_it_can(config, finished, tmp_path):

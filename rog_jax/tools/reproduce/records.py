@@ -44,8 +44,8 @@ class Record(NamedTuple):
 
     @property
     def backbone(self) -> str:
-        """The digest of the weights that the run started from, or a word for why there is none."""
-        return self.content.get("backbone", "not recorded") or "none"
+        """The digest of the weights that the run started from; "none" where it began from scratch."""
+        return self.content["backbone"] or "none"
 
     def figures(self, kind: str, gamma: float | None = None, cap: int | None = None) -> dict[str, Any]:
         """Figures in fractions of 1, NaN where one is not defined; {} where the run has none of that kind. The recipe's
@@ -122,7 +122,7 @@ def open_record(path: Path) -> Record:
     try:
         content = json.loads(path.read_text())
         content["run"] = {"quick": False} | content["run"]  # the first records do not say
-        if missing := {"schema", "spent"} - content.keys():
+        if missing := {"schema", "spent", "backbone"} - content.keys():
             raise KeyError(*missing)
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is broken ({error}): remove it, and its run is made again") from error

@@ -3,7 +3,6 @@
 import itertools
 import math
 import statistics
-import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -62,31 +61,32 @@ def read_rows(target: Target, places: Places) -> dict[str, Shown]:
     return rows
 
 
-def _backbone_letters(rows: dict[str, Shown]) -> dict[str, str]:
-    """A letter for each backbone's digest; {} where all runs of a depth started from the same weights."""
+def _backbone_numbers(rows: dict[str, Shown]) -> dict[str, str]:
+    """Each backbone's digest to a number; {} where all runs of a depth started from the same weights."""
     found: dict[int, dict[str, None]] = {}
     for shown in rows.values():
         for record in shown.records.values():
             found.setdefault(shown.row.run.depth, {})[record.backbone] = None
     if all(len(digests) == 1 for digests in found.values()):
         return {}
-    return dict(zip(itertools.chain(*found.values()), string.ascii_uppercase, strict=False))
+    digests = dict.fromkeys(itertools.chain(*found.values()))
+    return {digest: str(number) for number, digest in enumerate(digests, 1)}
 
 
 def _backbones(rows: dict[str, Shown]) -> list[str]:
-    """What the letters of the tables mean."""
-    letters = _backbone_letters(rows)
-    if not letters:
+    """What the numbers of the tables mean."""
+    numbers = _backbone_numbers(rows)
+    if not numbers:
         return []
     return [
         "",
         "The shared backbone was trained more than once, on different machines, and differs by rounding: only runs of "
         "one backbone are for comparison, and differences are between such runs. By its digest: "
-        f"{', '.join(f'{letter} is {digest}' for digest, letter in letters.items())}.",
+        f"{', '.join(f'{number} is {digest}' for digest, number in numbers.items())}.",
     ]
 
 
-def _of_one_backbone(shown: Shown, other: Shown | None, seeds: Iterable[int]) -> list[int]:
+def _of_one_backbone(shown: Shown, other: Shown, seeds: Iterable[int]) -> list[int]:
     """Those seeds whose two runs started from the same weights."""
     return [seed for seed in sorted(seeds) if shown.records[seed].backbone == other.records[seed].backbone]
 
@@ -135,16 +135,16 @@ def figure_table(
         figures: of a row, by seed.
         paper: adds the paper's figures, where they are known.
     """
-    letters = _backbone_letters(rows)
-    more = ["seeds", *(["backbone"] if letters else []), *(["paper: AP_r / AP_c / AP_f"] if paper else [])]
+    numbers = _backbone_numbers(rows)
+    more = ["seeds", *(["backbone"] if numbers else []), *(["paper: AP_r / AP_c / AP_f"] if paper else [])]
     header = ["", *(_NAMES.get(name, name) for name in names), *more]
     lines = [_line(header), "|---" * len(header) + "|"]
     for label, shown in rows.items():
         found = figures(shown)
         cells = [mean_and_spread([of_seed[name] for of_seed in found.values()]) for name in names]
         gamma = "" if shown.gamma is None else f" (γ = {shown.gamma:g})"
-        from_where = ", ".join(sorted({letters[shown.records[seed].backbone] for seed in found})) if letters else ""
-        last = [str(len(found)), *([from_where] if letters else []), *([shown.row.paper] if paper else [])]
+        started = ", ".join(sorted({numbers[shown.records[seed].backbone] for seed in found})) if numbers else ""
+        last = [str(len(found)), *([started] if numbers else []), *([shown.row.paper] if paper else [])]
         lines.append(_line([label + gamma, *cells, *last]))
     return lines
 
@@ -156,7 +156,9 @@ def difference_table(
     lines = []
     for label, shown in rows.items():
         other = rows.get(shown.row.against)
-        ours, theirs = figures(shown), figures(other) if other else {}
+        if other is None:
+            continue
+        ours, theirs = figures(shown), figures(other)
         for seed in _of_one_backbone(shown, other, ours.keys() & theirs.keys()):
             cells = [f"{100 * (ours[seed][name] - theirs[seed][name]):+.1f}" for name in names]
             lines.append(_line([label, shown.row.against, str(seed), *cells]))

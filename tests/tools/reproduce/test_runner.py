@@ -33,6 +33,7 @@ def content(ap: float = 0.1, seconds: float = 60.0, **more) -> dict:
         "spent": spent,
         "steps": 4,
         "commit": "abc",
+        "backbone": "aa",
         "figures": {"bbox": figures, "segm": figures},
         "sweep": [],
         "categories": {

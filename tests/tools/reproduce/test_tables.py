@@ -57,11 +57,11 @@ def test_runs_from_different_backbones_are_told_apart(places):
     assert not any("trained more than once" in line for line in lines_of(places, "headline"))
     write(places, "headline", "sigmoid CE + GAP", 1, 0.1, backbone="bb")
     write(places, "headline", "sigmoid CE", 1, 0.1, backbone="aa")
-    write(places, "headline", "softmax CE", 0, 0.1)  # of a program that did not record it
+    write(places, "headline", "softmax CE", 0, 0.1, backbone="cc")
     lines = lines_of(places, "headline")
-    assert any("A is aa, B is bb, C is not recorded." in line for line in lines)
-    assert any(line.startswith("| sigmoid CE + GAP | 10.0 ") and " | 2 | A, B | " in line for line in lines)
-    assert any(line.startswith("| softmax CE | 10.0 ") and " | 1 | C | " in line for line in lines)
+    assert any("1 is aa, 2 is bb, 3 is cc." in line for line in lines)
+    assert any(line.startswith("| sigmoid CE + GAP | 10.0 ") and " | 2 | 1, 2 | " in line for line in lines)
+    assert any(line.startswith("| softmax CE | 10.0 ") and " | 1 | 3 | " in line for line in lines)
     differences = [line for line in lines if line.startswith("| sigmoid CE + GAP | sigmoid CE |")]
     assert {line.split(" | ")[2] for line in differences} == {"0"}  # of seed 1 the backbones differ
 
