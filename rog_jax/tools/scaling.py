@@ -41,6 +41,7 @@ RESNET_50 = [
     {"topology": "v5e:4x4", "images_per_chip": 2, "estimated_ms": 135.21, **GRADIENT},
     {"topology": "v5e:4x4", "images_per_chip": 4, "estimated_ms": 270.37, **GRADIENT},
     {"topology": "v5e:4x4", "images_per_chip": 8, "estimated_ms": 329.85, **GRADIENT},
+    {"topology": "v4:2x2x1", "images_per_chip": 2, "estimated_ms": 106.86, **GRADIENT},
     {"topology": "v5p:16x20x28", "images_per_chip": 2, "estimated_ms": 69.95, **GRADIENT},
     {"topology": "v6e:2x2", "images_per_chip": 2, "estimated_ms": 72.23, **GRADIENT},
 ]
