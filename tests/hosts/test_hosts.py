@@ -21,6 +21,8 @@ from tests.hosts import processes
 from tests.run_logs import read_log
 
 DEVICES = 4
+ROUNDING = 1e-4
+"""Of an array's largest value, by which sums of many terms that cancel may differ in another order."""
 TELLING = "tests/hosts/train_and_tell.py"
 SETTINGS = SyntheticSettings(
     train_images=40, val_images=13, num_categories=6, height=64, width=64, object_size=(16, 32), val_instances=3
@@ -70,10 +72,12 @@ def alone(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("hosts", "slurm"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)], ids=["two", "four-of-Slurm"]
+    ("hosts", "slurm", "tolerance"),
+    [(2, False, 0.0), pytest.param(4, True, ROUNDING, marks=pytest.mark.slow)],
+    ids=["two", "four-of-Slurm"],
 )
-def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_path):
-    """Each host has two devices, so that four have more than the one alone."""
+def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, tolerance, data, alone, tmp_path):
+    """Each host has two devices, so that four have more than the one alone, whose sums round otherwise."""
     processes.run(TELLING, arguments(data, tmp_path), hosts, 2 * hosts, slurm=slurm)
     assert_alike_everywhere(tmp_path, hosts, 2 * hosts, steps=4)
     lines, expected = read_log(tmp_path), read_log(alone)
@@ -91,7 +95,8 @@ def test_hosts_train_and_evaluate_as_one_does(hosts, slurm, data, alone, tmp_pat
         if np.issubdtype(array.dtype, np.integer):
             np.testing.assert_array_equal(array, wanted[path], err_msg=path)
         else:
-            np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=1e-7, err_msg=path)
+            atol = max(1e-7, tolerance * np.abs(wanted[path]).max())
+            np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=atol, err_msg=path)
 
     shards = with_checkpoints_of(alone, tmp_path / "evaluated")  # of the same checkpoint, so as to be comparable
     outputs = processes.run("eval.py", arguments(data, shards), hosts, 2 * hosts, slurm=slurm)
@@ -139,7 +144,8 @@ def test_states_of_other_losses_are_alike_on_all_hosts(loss, data, tmp_path):
     assert arrays.keys() == wanted.keys()
     assert (loss == "seesaw") == any(path.startswith("loss") and array.any() for path, array in arrays.items())
     for path, array in arrays.items():
-        np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=1e-7, err_msg=path)
+        atol = ROUNDING * np.abs(wanted[path]).max()
+        np.testing.assert_allclose(array, wanted[path], rtol=1e-5, atol=atol, err_msg=path)
 
 
 def with_checkpoints_of(run: Path, workdir: Path) -> Path:
@@ -239,8 +245,11 @@ def test_a_host_that_gets_no_images_ends_and_so_do_the_others(data, tmp_path):
     """It lives, and JAX's threads in it say so for ever; its images come from a file system that does not answer."""
     silent = tmp_path / "silent"
     silent.mkdir()
-    for path in (data / "images").iterdir():
-        os.mkfifo(silent / path.name)
+    for number, path in enumerate(sorted((data / "images").glob("train*"))):
+        if number < 8:  # that a start looks for
+            (silent / path.name).symlink_to(path)
+        else:
+            os.mkfifo(silent / path.name)
     own = [
         ["--config.train.stall_seconds=0"],
         ["--config.train.stall_seconds=30", f"--config.data.train_images={silent}"],
@@ -251,7 +260,8 @@ def test_a_host_that_gets_no_images_ends_and_so_do_the_others(data, tmp_path):
     assert all(status not in (0, None) for status, _ in results)
     said = [output for _, output in results]
     assert "hung" not in "".join(said)
-    assert "process 1 has been at step 1 for 30 seconds (config.train.stall_seconds)" in said[1], said[1][-3000:]
+    message = r"process 1 has been at step \d+ for 30 seconds \(config.train.stall_seconds\)"
+    assert re.search(message, said[1]), said[1][-3000:]
     assert "most recent call first" in said[1]
 
 
