@@ -63,6 +63,7 @@ def measure(places: Places, rounds: int, steps: int) -> dict[str, Any]:
         "cpu_ms" and "wall_ms" of a step by ranking loss, and the number of "categories".
     """
     config = _config(places)
+    config.model.num_classes = load_split(config.data, "train").num_classes
     programs = {ranking: _stepper(config, ranking) for ranking in RANKINGS}
     spent: dict[str, list[tuple[float, float]]] = {ranking: [] for ranking in RANKINGS}
     for _ in range(rounds):
@@ -94,7 +95,6 @@ def _stepper(config: ConfigDict, ranking: str) -> Callable[[], Any]:
     config = config.copy_and_resolve_references()
     config.loss.ranking = ranking
     annotations = load_split(config.data, "train")
-    config.model.num_classes = annotations.num_classes
     mesh, definition = data_mesh(), ModelDefinition(config, ClassStatistics.of(annotations))
     config = definition.config  # with what belongs to the classification loss
     schedule = learning_rate(config.optim, config.train.batch_size, [])

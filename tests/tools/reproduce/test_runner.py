@@ -429,4 +429,6 @@ def test_the_cost_of_a_step(places, monkeypatch):
     page = cost.write_cost(places).read_text()
     content = json.loads((places.out / "cost.json").read_text())
     assert all(content["cpu_ms"][ranking] > 0 for ranking in cost.RANKINGS)
+    assert content["categories"] > 0
+    assert f"{content['categories']} categories" in page
     assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms |" in page
