@@ -123,7 +123,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, finished, tmp_path, mo
 
 
 def test_steps_go_on_while_a_checkpoint_is_being_written(config, finished, tmp_path, monkeypatch):
-    """That of step 3 gets its name once a later step has begun."""
+    """That of step 3 gets its name once a later step has begun. SIGTERM while the last is written ends nothing."""
     from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
     import rog_jax.training.loop as loop
@@ -142,6 +142,11 @@ def test_steps_go_on_while_a_checkpoint_is_being_written(config, finished, tmp_p
         named.append(len(calls))
         return await name_it(self, *args, **kwargs)
 
+    def close(self, inner=Checkpoints.close):
+        os.kill(os.getpid(), signal.SIGTERM)
+        inner(self)
+
+    monkeypatch.setattr(Checkpoints, "close", close)
     monkeypatch.setattr(loop, "to_devices", count)
     monkeypatch.setattr(AtomicRenameTemporaryPath, "finalize", wait_and_name)
     assert_same(finished[1], jax.device_get(train(config, tmp_path)))
