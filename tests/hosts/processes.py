@@ -47,7 +47,7 @@ def start(
             joined, variables = ["--multihost"], slurm_variables(address, processes, process_id)
         elif processes > 1:
             names = f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={process_id}"
-            joined = [*names, "--heartbeat_seconds=10"]
+            joined = [*names, "--heartbeat_seconds=20"]
         command = [sys.executable, program, *arguments, *joined, *(own[process_id] if own else [])]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment | variables, **pipes))

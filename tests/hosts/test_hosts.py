@@ -214,7 +214,7 @@ ENDED = ("heartbeat", "unavailable", "closed")
     ids=["dies", "freezes", "the first dies"],
 )
 def test_the_end_of_one_host_ends_the_others(data, tmp_path, event, victim):
-    """Within two minutes, of which ten seconds are the silence allowed; the same command goes on from the newest."""
+    """Within two minutes, of which twenty seconds are the silence allowed; the same command goes on from the newest."""
     hosts = processes.start("train.py", arguments(data, tmp_path, "--config.train.steps=100000"), 2, 2)
     wait_for_a_step(tmp_path, hosts)
     hosts[victim].send_signal(event)
