@@ -21,7 +21,7 @@ from rog_jax.data import DataError, load_split
 from rog_jax.evaluation.run import evaluate_results, evaluate_run
 from rog_jax.tools.trace_file import read_trace
 from rog_jax.training.checkpoint import CheckpointError, Checkpoints, flattened
-from rog_jax.training.log import LAG, MetricsWatch, NonFiniteLoss, truncate_log
+from rog_jax.training.log import NonFiniteLoss
 from rog_jax.training.loop import git_commit, train
 from rog_jax.training.out_of_memory import TRAINING_ADVICE, OutOfMemory, advice_where_memory_ends
 from rog_jax.training.preemption import Preemption
@@ -334,28 +334,6 @@ def test_misspelt_key_is_refused(config):
         config.copy_and_resolve_references().lock().optim.learning_rte = 1.0
 
 
-def test_watch_names_loss_and_images():
-    watch = MetricsWatch(np.array([501, 502, 503]), max_unreadable=0, max_skipped=0)
-    good = {name: jnp.ones(()) for name in ("cls", "loss", "finite")}
-    good |= {name: jnp.zeros(()) for name in ("unreadable", "dropped")}
-    for step in range(LAG):
-        assert watch.push(step, np.array([0, 1]), good) == []
-    assert watch.push(LAG, np.array([2, -1]), good | {"cls": jnp.asarray(jnp.nan), "finite": jnp.zeros(())})[0][0] == 0
-    with pytest.raises(NonFiniteLoss, match=r"step 2: cls not finite; image ids of this host: \[503\]"):
-        watch.flush()
-
-
-def test_watch_goes_on_counting_in_a_resumed_run():
-    watch = MetricsWatch(np.array([501]), 5, 5, {"skipped_steps": 5, "unreadable_images": 2, "dropped_objects": 1})
-    metrics = {name: jnp.ones(()) for name in ("loss", "dropped", "unreadable")}
-    watch.push(1, np.array([0]), metrics | {"finite": jnp.ones(())})
-    watch.flush()
-    assert watch.counts == {"skipped_steps": 5, "unreadable_images": 3, "dropped_objects": 2}
-    watch.push(2, np.array([0]), metrics | {"finite": jnp.zeros(())})
-    with pytest.raises(NonFiniteLoss, match=r"so far: 6, allowed by train.max_skipped_steps: 5"):
-        watch.flush()
-
-
 @pytest.mark.parametrize("allowed", [0, 1, 2])
 def test_steps_that_are_not_finite_are_skipped_as_often_as_allowed(config, tmp_path, monkeypatch, allowed):
     """Boxes of the second and the third batch are NaN."""
@@ -401,17 +379,6 @@ def test_memory_that_ends_says_which_settings_help():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA long list")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advice_where_memory_ends(TRAINING_ADVICE):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
-
-
-def test_watch_counts_what_all_hosts_left_out_and_stops_at_its_limit():
-    watch = MetricsWatch(np.array([501]), max_unreadable=2, max_skipped=0)
-    metrics = {name: jnp.ones(()) for name in ("loss", "finite")} | {"unreadable": jnp.asarray(1.0)}
-    for step in range(LAG + 2):
-        done = watch.push(step, np.array([0]), metrics | {"dropped": jnp.asarray(3.0)})
-    assert done == [(1, {"loss": 1.0, "finite": 1.0})]
-    assert (watch.unreadable, watch.dropped) == (2, 6)
-    with pytest.raises(DataError, match=r"3 images could not be read, more than config.data.max_unreadable = 2"):
-        watch.flush()
 
 
 def test_a_dead_loader_process_and_unreadable_images_are_in_the_log(config, tmp_path, monkeypatch):
@@ -470,13 +437,6 @@ def test_a_run_whose_log_cannot_be_opened_ends_its_loader(config, tmp_path, monk
     with pytest.raises(StorageError, match="no room for a log"):
         train(config, tmp_path)
     assert len(closed) == 1
-
-
-def test_log_is_cut_back_to_the_checkpoint(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)) + '{"step": 8, "lo')
-    truncate_log(path, 5)
-    assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
 
 
 def test_commit_is_marked_where_what_runs_has_changed(tmp_path):
