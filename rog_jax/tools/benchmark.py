@@ -34,12 +34,10 @@ from rog_jax.tools.benchmark_gap import benchmark_gap
 from rog_jax.tools.benchmark_loader import benchmark_loader
 from rog_jax.tools.benchmark_losses import benchmark_losses
 from rog_jax.tools.benchmark_ranking import benchmark_ranking
-from rog_jax.tools.profile_shares import summary
+from rog_jax.tools.profile_shares import profiled
 from rog_jax.tools.recipe_file import load_config
-from rog_jax.tools.trace_file import read_trace
 from rog_jax.training import runtime
 from rog_jax.training.optimizer import create_optimizer, learning_rate
-from rog_jax.training.profile import start_trace, step_mark
 from rog_jax.training.state import ModelDefinition, create_state, data_mesh
 from rog_jax.training.step import make_predict_step, make_train_step, to_devices
 
@@ -112,16 +110,7 @@ def benchmark_step(config: ConfigDict, repeats: int, profile: str | Path | None 
         return metrics
 
     figures = {"compile_s": compiled, **_images(timed(once, repeats), config.train.batch_size), "memory": memory(step)}
-    if profile is None:
-        return figures
-    start_trace(profile)
-    try:
-        for number in range(repeats):
-            with step_mark(number):
-                jax.block_until_ready(once())
-    finally:
-        jax.profiler.stop_trace()
-    return figures | {"profile": summary(read_trace(profile))}
+    return figures if profile is None else figures | {"profile": profiled(once, repeats, profile)}
 
 
 def benchmark_inference(config: ConfigDict, repeats: int) -> dict[str, Any]:

@@ -14,10 +14,14 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from rog_jax.tools.trace_file import Trace, TraceError, read_trace
+from rog_jax.training.profile import start_trace, step_mark
 
 PARTS = {
     "backbone": "backbone and FPN",
@@ -111,6 +115,24 @@ def summary(trace: Trace) -> dict[str, Any]:
             for part, share in found.items()
         },
     }
+
+
+def profiled(once: Callable[[], Any], steps: int, folder: str | Path) -> dict[str, Any]:
+    """The summary of some steps, whose trace is written to a folder.
+
+    Args:
+        once: makes one step, which is compiled; returns what is waited for.
+        steps: how many.
+        folder: made.
+    """
+    start_trace(folder)
+    try:
+        for number in range(steps):
+            with step_mark(number):
+                jax.block_until_ready(once())
+    finally:
+        jax.profiler.stop_trace()
+    return summary(read_trace(folder))
 
 
 def format_parts(figures: dict[str, Any]) -> str:
