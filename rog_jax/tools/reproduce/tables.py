@@ -167,13 +167,14 @@ def difference_table(
 
 
 def cost_table(rows: dict[str, Shown]) -> list[str]:
-    """Seconds of processors that a step took, start and compilation included, and of the clock that a run took."""
+    """Processor time that a step took, start and compilation included, and what a run took by the clock, with whatever
+    else the machine did meanwhile; medians over the seeds."""
     lines = [_line(["", "processor time a step", "a run by the clock", "steps"]), "|---" * 4 + "|"]
     for label, shown in rows.items():
         contents = [record.content for record in shown.records.values()]
         if contents:
-            a_step = statistics.fmean(1000 * c["spent"]["training"]["cpu_seconds"] / c["steps"] for c in contents)
-            clock = statistics.fmean(sum(part["seconds"] for part in c["spent"].values()) for c in contents)
+            a_step = statistics.median(1000 * c["spent"]["training"]["cpu_seconds"] / c["steps"] for c in contents)
+            clock = statistics.median(sum(part["seconds"] for part in c["spent"].values()) for c in contents)
             lines.append(_line([label, f"{a_step:.0f} ms", f"{clock / 60:.0f} min", str(contents[0]["steps"])]))
     return lines
 
@@ -195,7 +196,7 @@ def _caps(rows: dict[str, Shown]) -> list[str]:
             figures = shown.figures(kind)
             return {seed: figures[seed]["fixed"] for seed in figures if _wrote_more(shown.records[seed])}
 
-        lines += ["", f"AP-fixed of {name}: best 10,000 of a category, of more than {max(CAPS)} an image:", ""]
+        lines += ["", f"AP-fixed of {name}: best 10,000 of a category, of all that `test.pre_nms` and NMS leave:", ""]
         lines += figure_table(rows, FIGURES, fixed, paper=False)
     return lines
 
