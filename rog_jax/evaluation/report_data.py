@@ -45,8 +45,12 @@ class Evaluated(NamedTuple):
         return np.array([float(row[name]) if row[name] else math.nan for row in self.categories])
 
 
-def read_runs(workdirs: Sequence[str | Path]) -> list[Evaluated]:
+def read_runs(workdirs: Sequence[str | Path], diagnosed: bool = True) -> list[Evaluated]:
     """The evaluations of some runs, each with a name of its own.
+
+    Args:
+        workdirs: of the runs.
+        diagnosed: whether each must have a diagnosis, which evaluations of OpenImages do without.
 
     Raises:
         FileNotFoundError: a run has not been evaluated.
@@ -56,11 +60,12 @@ def read_runs(workdirs: Sequence[str | Path]) -> list[Evaluated]:
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    return [_read(path / "eval", name) for path, name in zip(paths, names, strict=True)]
+    return [_read(path / "eval", name, diagnosed) for path, name in zip(paths, names, strict=True)]
 
 
-def _read(folder: Path, name: str) -> Evaluated:
-    metrics, diagnosis = (_json(folder / file) for file in ("metrics.json", "diagnosis.json"))
+def _read(folder: Path, name: str, diagnosed: bool) -> Evaluated:
+    metrics = _json(folder / "metrics.json")
+    diagnosis = _json(folder / "diagnosis.json") if diagnosed else {}
     with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         categories = list(csv.DictReader(file))
     return Evaluated(name, folder, metrics, diagnosis, categories)

@@ -103,7 +103,7 @@ def read_record(places: Places, run: Run, seed: int) -> Record | None:
     if not path.is_file():
         return None
     record = open_record(path)
-    theirs, ours = record.content["run"], _description(places, run)
+    theirs, ours = record.content["run"], describe(places, run)
     if record.content["schema"] != SCHEMA or theirs != ours:
         different = [key for key in ours if theirs.get(key) != ours[key]] or ["schema"]
         raise RecordError(
@@ -133,11 +133,11 @@ def write_record(places: Places, run: Run, seed: int, content: dict[str, Any]) -
     """Writes a record whole or not at all."""
     path = record_path(places, run, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": SCHEMA, "run": _description(places, run), "seed": seed} | content, indent=None)
+    write_json(path, {"schema": SCHEMA, "run": describe(places, run), "seed": seed} | content, indent=None)
     return read_record(places, run, seed)
 
 
-def _description(places: Places, run: Run) -> dict[str, Any]:
+def describe(places: Places, run: Run) -> dict[str, Any]:
     """What makes two runs the same; those of --quick are never taken for others."""
     return run.description() | {"quick": places.quick}
 
@@ -156,8 +156,8 @@ def collect(workdir: Path, replicates: int = 0) -> dict[str, Any]:
         "sweep", rows over K and NorCal's gamma; "categories", columns of per_class.csv; "classifier", by name a list
         over the categories: "classifier_norms", "gradient_sums"; "replicates", by kind and figure a list.
     """
-    run = read_runs([workdir])[0]
     about, log = json.loads((workdir / "config.json").read_text()), read_log(workdir)
+    run = read_runs([workdir], diagnosed=about["config"]["data"]["format"] != "openimages")[0]
     batch = about["config"]["train"]["batch_size"]
     rates = [line["images_per_second"] for line in log]
     sweep = workdir / "eval" / "sweep" / "sweep.json"

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rog_jax.evaluation.summary import write_json
 from rog_jax.tools.reproduce.places import Places, alone_in
 from rog_jax.tools.reproduce.programs import call, check_trained, flags_of, timed
-from rog_jax.tools.reproduce.records import KINDS, Record, collect, read_record, write_record
-from rog_jax.tools.reproduce.runs import CAPS, Run
+from rog_jax.tools.reproduce.records import KINDS, Record, RecordError, collect, describe, read_record, write_record
+from rog_jax.tools.reproduce.runs import CAPS, VERSION, Run
 from rog_jax.tools.reproduce.sets import QUICK_SETTINGS, data_settings, start_settings
 
 logger = logging.getLogger(__name__)
@@ -40,15 +41,16 @@ def make_runs(
         Whether all of them are finished.
 
     Raises:
-        RecordError: a record is there that is another run's.
+        RecordError: a record is there that is another run's, or an interrupted run that began with other settings.
         ProgramError: training or evaluation failed.
-        RuntimeError: another program works in the same folder.
+        RuntimeError: another program works in the same folder, or its sets and backbones are of another version.
     """
     started = time.monotonic()
     wanted = list(wanted)
     for run, seed in wanted:  # a record that is another run's is told of before hours are spent
         read_record(places, run, seed)
     with alone_in(places.work), _Terminated():
+        _check_version(places.work)
         for run, seed in wanted:
             if read_record(places, run, seed) is not None:
                 continue
@@ -69,6 +71,7 @@ def make_run(run: Run, seed: int, places: Places) -> Record:
     """
     workdir = places.work / "runs" / f"{run.name}.seed{seed}"
     log = workdir / "log.txt"
+    _check_begun(workdir, describe(places, run))
     common = [f"--config={recipe_of(run)}", f"--workdir={workdir}", *flags_of(settings_of(run, seed, places))]
     with timed(workdir / "spent.json", "training"):
         call(["train.py", *common], log, run.devices)
@@ -82,6 +85,28 @@ def make_run(run: Run, seed: int, places: Places) -> Record:
     if not places.keep:
         shutil.rmtree(workdir)
     return record
+
+
+def _check_version(work: Path) -> None:
+    """Sets, backbones and interrupted runs of another version's recipe must not become runs of this one."""
+    path = work / "version"
+    if not path.is_file():
+        path.write_text(str(VERSION))
+    elif path.read_text() != str(VERSION):
+        raise RuntimeError(
+            f"the sets and backbones in {work} are of version {path.read_text()} of the benchmark, and this is "
+            f"{VERSION}: give another --work, or remove that folder"
+        )
+
+
+def _check_begun(workdir: Path, description: dict[str, Any]) -> None:
+    """An interrupted run goes on with the settings that it began with, or not at all."""
+    path = workdir / "run.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, description)
+    elif json.loads(path.read_text()) != description:
+        raise RecordError(f"the run in {workdir} began with other settings: remove that folder, and it is made anew")
 
 
 def _sweep_flags(run: Run, workdir: Path) -> list[str]:

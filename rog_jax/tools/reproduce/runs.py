@@ -12,7 +12,8 @@ VERSION = 1
 
 Data = Literal["drawn", "sprites", "openimages", "ccp"]
 CAPS = (20, 50, 100)
-"""Detections an image that every run is evaluated at (Table 3); the recipe's own figures are those at the last."""
+"""Detections an image that every run is evaluated at (Table 3); `configs/mini_lvis.py`'s own figures are those at the
+last."""
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """NorCal's, that softmax runs are evaluated at."""
 
@@ -86,14 +87,14 @@ def _depth_in_name(fields: dict[str, Any]) -> list[str]:
     return [f"r{fields['depth']}"] if "depth" in fields else []
 
 
-def gap_variation(name: str, **settings: Any) -> Run:
-    """Sigmoid CE with GAP and some settings of GAP (`weight=3.0` is `loss.gap.weight`), or of other sections by path.
+def gap_variation(name: str, *, devices: int = 1, **settings: Any) -> Run:
+    """Sigmoid CE with GAP and some settings of GAP.
 
     Args:
         name: comes after `sigmoid_ce-gap-`.
-        settings: of `loss.gap`.
+        devices: as for `Run`.
+        settings: of `loss.gap`: `weight=3.0` is `loss.gap.weight`.
     """
-    fields = {key: settings.pop(key) for key in ("devices",) if key in settings}
     changed = {f"loss.gap.{key}": value for key, value in settings.items()}
     base = {"loss.classification": "sigmoid_ce", "loss.ranking": "gap"}
-    return Run(f"sigmoid_ce-gap-{name}", base | changed, **fields)
+    return Run(f"sigmoid_ce-gap-{name}", base | changed, devices=devices)

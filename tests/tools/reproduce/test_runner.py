@@ -132,6 +132,24 @@ def test_a_training_that_sigterm_stopped_is_no_finished_run(places, programs):
     assert read_record(places, RUN, 0) is not None
 
 
+def test_an_interrupted_run_goes_on_with_its_own_settings_alone(places, programs):
+    _, fails = programs
+    fails.append("stopped")
+    with pytest.raises(ProgramError):
+        runner.make_runs([(RUN, 0)], places)
+    fails.clear()
+    with pytest.raises(RecordError, match="began with other settings: remove that folder"):
+        runner.make_runs([(Run(RUN.name, RUN.settings | {"optim.lr": 1.0}), 0)], places)
+    assert runner.make_runs([(RUN, 0)], places)
+
+
+def test_sets_of_another_version_are_refused(places, programs, monkeypatch):
+    assert runner.make_runs([(RUN, 0)], places)
+    monkeypatch.setattr(runner, "VERSION", 99)
+    with pytest.raises(RuntimeError, match="are of version 1 of the benchmark, and this is 99"):
+        runner.make_runs([(RUN, 1)], places)
+
+
 def test_a_half_trained_backbone_is_none(places, programs, monkeypatch):
     _, fails = programs
     fails.append("stopped")
@@ -285,7 +303,7 @@ def test_status_counts_shared_runs_once(places):
     write_record(places, TARGETS["headline"].rows[0].run, 0, content(seconds=600.0))
     lines = status(list(TARGETS.values()), places).splitlines()
     assert lines[0].startswith("headline       1 of  12 finished, 1.8 h left: sigmoid_ce-gap.seed0")
-    assert lines[1].startswith("table1         0 of  10 finished")
+    assert lines[1].startswith("table1         0 of  14 finished")
     assert lines[-1].endswith("at 10 min a run so far")
 
 
@@ -424,11 +442,27 @@ def test_a_figure_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
+def test_runs_of_the_other_sets_end_to_end(places):
+    """OpenImages's format, whose evaluation has no diagnosis, and a set with replicates, in the photographs' place."""
+    drawn = data_settings("drawn", places)["data.root"]
+    places = places._replace(ccp=drawn)
+    openimages, ccp = (TARGETS[name].rows[0].run for name in ("table6", "ccp"))
+    assert runner.make_runs([(openimages, 0), (ccp, 0)], places)
+    content = read_record(places, openimages, 0).content
+    assert content["figures"]["bbox"].keys() >= {"AP50", "AP50_1", "AP50_5"}
+    assert content["categories"]["bbox_AP"]
+    assert content["written_detections"] == 0
+    replicates = read_record(places, ccp, 0).content["replicates"]
+    assert {kind: len(of_kind["AP"]) for kind, of_kind in replicates.items()} == {"bbox": 500, "segm": 500}
+
+
+@pytest.mark.slow
 def test_the_cost_of_a_step(places, monkeypatch):
     monkeypatch.setattr(cost, "ROUNDS", 2)
     page = cost.write_cost(places).read_text()
     content = json.loads((places.out / "cost.json").read_text())
     assert all(content["cpu_ms"][ranking] > 0 for ranking in cost.RANKINGS)
     assert content["categories"] > 0
+    assert 0 < content["traced_share"] < 1
     assert f"{content['categories']} categories" in page
     assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms |" in page
