@@ -69,6 +69,11 @@ class Target:
 SIGMOID, SIGMOID_GAP = object_level("sigmoid_ce"), object_level("sigmoid_ce", "gap")
 SOFTMAX, SOFTMAX_GAP = object_level("softmax_ce"), object_level("softmax_ce", "gap")
 
+GAP_ALONE_UNWEIGHTED = Run(
+    "none-gap-omega_none", {"loss.classification": "none", "loss.ranking": "gap", "loss.gap.omega": "none"}
+)
+"""No row of the paper's: it tells what ω does where nothing else trains the scores."""
+
 
 def _pair(label: str, loss: str, paper: tuple[str, str] = ("", ""), seeds: int = 1, **fields: Any) -> tuple[Row, Row]:
     """A loss without and with GAP."""
@@ -103,6 +108,7 @@ _TABLE2 = (
     _ranking("N/A, AP loss", "none", "ap"),
     _ranking("N/A, Rank & Sort", "none", "rank_sort", "N/A, AP loss"),
     _ranking("N/A, GAP", "none", "gap", "N/A, AP loss"),
+    Row("N/A, GAP without ω", GAP_ALONE_UNWEIGHTED, against="N/A, GAP"),
     Row("sigmoid CE", SIGMOID),
     _ranking("sigmoid CE, AP loss", "sigmoid_ce", "ap", "sigmoid CE"),
     _ranking("sigmoid CE, Rank & Sort", "sigmoid_ce", "rank_sort", "sigmoid CE"),
