@@ -80,7 +80,7 @@ def _bars(
 def _caps(rows: dict[str, Shown]) -> Figure:
     """AP of each group over the number of detections an image."""
     kinds = list(KIND_NAMES)
-    figure = Figure(figsize=(5 * len(kinds), 3.6), dpi=_PIXELS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(5 * len(kinds), 4), dpi=_PIXELS_PER_INCH, layout="constrained")
     for ax, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for dash, (label, shown) in zip(("-", "--", ":", "-."), rows.items(), strict=False):
             for name, color in zip(FIGURES, _COLORS, strict=False):
@@ -89,7 +89,8 @@ def _caps(rows: dict[str, Shown]) -> Figure:
                 ax.plot(CAPS, means, dash, marker=".", color=color, label=f"{name}, {label}")
         ax.set(xlabel="detections an image", ylabel=f"AP of {KIND_NAMES[kind]}")
         ax.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=7)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=2)
     return figure
 
 

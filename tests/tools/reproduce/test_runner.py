@@ -310,7 +310,7 @@ def test_status_counts_shared_runs_once(places):
 def test_expected_times_are_the_runs_own_or_of_as_many_epochs(places):
     ccp, other = (TARGETS["ccp"].rows[place].run.description() for place in (0, 1))
     plain = object_level("sigmoid_ce").description()
-    assert expected_seconds(ccp, []) == 28 / 6 * expected_seconds(plain, [])
+    assert expected_seconds(ccp, []) == 16 / 6 * expected_seconds(plain, [])
     longer = object_level("seesaw", settings={"train.epochs": 12}).description()
     records = [
         write_record(places, run, seed, content(seconds=seconds))
