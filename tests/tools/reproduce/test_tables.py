@@ -12,7 +12,7 @@ from rog_jax.tools.reproduce.records import write_record
 from rog_jax.tools.reproduce.runs import CAPS, GAMMAS
 from rog_jax.tools.reproduce.tables import mean_and_spread, paired_differences, read_rows
 from rog_jax.tools.reproduce.targets import TARGETS
-from tests.tools.reproduce.test_runner import content
+from tests.tools.reproduce.made_up import content
 
 
 def sweep(best: float) -> list[dict]:

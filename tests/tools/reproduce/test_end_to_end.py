@@ -1,0 +1,58 @@
+"""Everything in the tiny version: sets, backbone, runs, records, pages."""
+
+import json
+
+import pytest
+
+from rog_jax.tools.reproduce import cost, runner
+from rog_jax.tools.reproduce.__main__ import main
+from rog_jax.tools.reproduce.records import read_record
+from rog_jax.tools.reproduce.sets import data_settings
+from rog_jax.tools.reproduce.targets import TARGETS
+
+
+@pytest.mark.slow
+def test_a_figure_end_to_end(tmp_path):
+    """Sets, backbone, two runs, records, page and plot; then nothing is left to do."""
+    command = ["figure4", "--quick", "--work", str(tmp_path)]
+    main(command)
+    out = tmp_path / "quick" / "results"
+    assert sorted(path.name for path in (out / "runs").iterdir()) == [
+        "sigmoid_ce-gap.seed0.json",
+        "sigmoid_ce.seed0.json",
+    ]
+    assert json.loads((out / "runs" / "sigmoid_ce.seed0.json").read_text())["written_detections"] > 0
+    page = (out / "figure4.md").read_text()
+    assert "gradients_over_frequency.png" in page
+    assert (out / "plots" / "figure4" / "gradients_over_frequency.png").is_file()
+    assert not list((tmp_path / "quick" / "runs").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    main(command)
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_runs_of_the_other_sets_end_to_end(places):
+    """OpenImages's format, whose evaluation has no diagnosis, and a set with replicates, in the photographs' place."""
+    drawn = data_settings("drawn", places)["data.root"]
+    places = places._replace(ccp=drawn)
+    openimages, ccp = (TARGETS[name].rows[0].run for name in ("table6", "ccp"))
+    assert runner.make_runs([(openimages, 0), (ccp, 0)], places)
+    content = read_record(places, openimages, 0).content
+    assert content["figures"]["bbox"].keys() >= {"AP50", "AP50_1", "AP50_5"}
+    assert content["categories"]["bbox_AP"]
+    assert content["written_detections"] == 0
+    replicates = read_record(places, ccp, 0).content["replicates"]
+    assert {kind: len(of_kind["AP"]) for kind, of_kind in replicates.items()} == {"bbox": 500, "segm": 500}
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step(places, monkeypatch):
+    monkeypatch.setattr(cost, "ROUNDS", 2)
+    page = cost.write_cost(places).read_text()
+    content = json.loads((places.out / "cost.json").read_text())
+    assert all(content["cpu_ms"][ranking] > 0 for ranking in cost.RANKINGS)
+    assert content["categories"] > 0
+    assert 0 < content["traced_share"] < 1
+    assert f"{content['categories']} categories" in page
+    assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms |" in page
