@@ -224,7 +224,7 @@ def _classifiers(rows: dict[str, Shown]) -> list[str]:
 
 def _intervals(rows: dict[str, Shown]) -> list[str]:
     """Differences as they were observed, the mean over the seeds, with what they owe to the choice of validation
-    images: percentiles of the replicates, whose own mean is another estimate."""
+    images."""
     lines = []
     for kind, name in KIND_NAMES.items():
         pairs = [(label, shown, rows[shown.row.against]) for label, shown in rows.items() if shown.row.against]
@@ -262,9 +262,11 @@ def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str,
 
 
 def _interval(observed: float, replicates: np.ndarray) -> str:
+    """The replicates' spread about the observed difference: their own mean is off it, as images that are drawn twice
+    raise AP."""
     if math.isnan(observed) or np.isnan(replicates).all():
         return "–"
-    low, high = np.nanpercentile(100 * replicates, [2.5, 97.5])
+    low, high = 100 * (observed + np.nanpercentile(replicates, [2.5, 97.5]) - np.nanmean(replicates))
     return f"{100 * observed:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
