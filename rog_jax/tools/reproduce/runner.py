@@ -89,13 +89,13 @@ def make_run(run: Run, seed: int, places: Places) -> Record:
 
 def _check_version(work: Path) -> None:
     """Sets, backbones and interrupted runs of another version's recipe must not become runs of this one."""
-    path = work / "version"
+    path = work / "version.json"
     if not path.is_file():
-        path.write_text(str(VERSION))
-    elif path.read_text() != str(VERSION):
+        write_json(path, {"version": VERSION})
+    elif (theirs := json.loads(path.read_text())["version"]) != VERSION:
         raise RuntimeError(
-            f"the sets and backbones in {work} are of version {path.read_text()} of the benchmark, and this is "
-            f"{VERSION}: give another --work, or remove that folder"
+            f"the sets and backbones in {work} are of version {theirs} of the benchmark, and this is {VERSION}: give "
+            "another --work, or remove that folder"
         )
 
 
