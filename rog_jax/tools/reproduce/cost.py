@@ -15,6 +15,7 @@ from rog_jax.data import ClassStatistics, load_split
 from rog_jax.data.loader import train_loader
 from rog_jax.data.plan import TrainPlan
 from rog_jax.evaluation.summary import write_json
+from rog_jax.tools.benchmark_figures import available_cores
 from rog_jax.tools.profile_shares import profiled
 from rog_jax.tools.reproduce.places import Places, alone_in
 from rog_jax.tools.reproduce.sets import QUICK_SETTINGS, data_settings
@@ -39,21 +40,24 @@ def write_cost(places: Places) -> Path:
     with alone_in(places.work):
         content = measure(places, ROUNDS, STEPS)
     write_json(places.out / "cost.json", content | {"commit": git_commit()})
-    none, gap = (content["cpu_ms"][ranking] for ranking in RANKINGS)
-    traced = content["traced_share"]
+    rows = [
+        f"| {label} | {content['cpu_ms'][ranking]:.0f} ms | {content['wall_ms'][ranking]:.0f} ms |"
+        for label, ranking in zip(("sigmoid CE", "sigmoid CE + GAP"), RANKINGS, strict=True)
+    ]
     lines = [
         "# The cost of GAP",
         "",
-        f"`python -m rog_jax.tools.reproduce cost`, commit {git_commit()}: processor time of a training step of 8 "
-        f"images and 256 RoIs, {content['categories']} categories; medians of {ROUNDS} rounds of {STEPS} steps, by "
-        f"turns. Their difference cannot tell a small share, which is that of the ranking's operations in a trace of "
-        f"{STEPS} more steps.",
+        f"`python -m rog_jax.tools.reproduce cost`, commit {git_commit()}: a training step of 8 images and 256 RoIs, "
+        f"{content['categories']} categories, on {available_cores()} cores; medians of {ROUNDS} rounds of {STEPS} "
+        "steps, by turns.",
         "",
-        "| | a step |",
-        "|---|---|",
-        f"| sigmoid CE | {none:.0f} ms |",
-        f"| sigmoid CE + GAP | {gap:.0f} ms |",
-        f"| GAP's share of a step's operations | {100 * traced:.2f} % |",
+        "| | processor time | by the clock |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "Differences of times cannot tell a small share. In a trace of "
+        f"{STEPS} more steps the ranking, with its gradient, is {100 * content['traced_share']:.2f} % of the time of a "
+        "step's operations.",
     ]
     path = places.out / "cost.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
 """The plots of the results, made from the records that are there."""
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from rog_jax.evaluation.report_plots import draw_all
 from rog_jax.tools.reproduce.records import FIGURES
 from rog_jax.tools.reproduce.runs import CAPS
-from rog_jax.tools.reproduce.tables import FIFTHS, KIND_NAMES, Shown
+from rog_jax.tools.reproduce.tables import FIFTHS, FIGURE_NAMES, KIND_NAMES, Shown
 from rog_jax.tools.reproduce.targets import Target
 
 _PIXELS_PER_INCH = 100
@@ -63,11 +64,11 @@ def _bars(
     """A group of bars for each row, the first row on top: means over the seeds, and each seed as a dot."""
     thickness = 0.8 / len(names)
     for place, name in enumerate(names):
-        values = [[100 * float(np.nan_to_num(of_seed[name])) for of_seed in figures(shown)] for shown in rows.values()]
+        values = [_defined(of_seed[name] for of_seed in figures(shown)) for shown in rows.values()]
         at = np.arange(len(rows)) + (place - (len(names) - 1) / 2) * thickness
-        means = [statistics.fmean(of_row) if of_row else 0.0 for of_row in values]
+        means = [_mean(of_row) for of_row in values]
         style = {"color": _COLORS[place], "hatch": _HATCHES[place], "edgecolor": "white", "linewidth": 0}
-        ax.barh(at, means, thickness, label=name, **style)
+        ax.barh(at, means, thickness, label=FIGURE_NAMES.get(name, name), **style)
         dots = [(value, y) for of_row, y in zip(values, at, strict=True) if len(of_row) > 1 for value in of_row]
         if dots:
             ax.plot(*zip(*dots, strict=True), "o", ms=3, mfc="white", mec="black", mew=0.7)
@@ -84,14 +85,24 @@ def _caps(rows: dict[str, Shown]) -> Figure:
     for ax, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for dash, (label, shown) in zip(("-", "--", ":", "-."), rows.items(), strict=False):
             for name, color in zip(FIGURES, _COLORS, strict=False):
-                found = [[of_seed[name] for of_seed in shown.figures(kind, cap).values()] for cap in CAPS]
-                means = [100 * statistics.fmean(values) if values else np.nan for values in found]
-                ax.plot(CAPS, means, dash, marker=".", color=color, label=f"{name}, {label}")
+                found = [_defined(of_seed[name] for of_seed in shown.figures(kind, cap).values()) for cap in CAPS]
+                means = [_mean(values) for values in found]
+                ax.plot(CAPS, means, dash, marker=".", color=color, label=f"{FIGURE_NAMES[name]}, {label}")
         ax.set(xlabel="detections an image", ylabel=f"AP of {KIND_NAMES[kind]}")
         ax.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=2)
     return figure
+
+
+def _defined(fractions: Iterable[float]) -> list[float]:
+    """In percent."""
+    return [100 * value for value in fractions if not math.isnan(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """NaN, which draws nothing, where there is no value."""
+    return statistics.fmean(values) if values else math.nan
 
 
 _DRAWN: dict[str, Callable[[dict[str, Shown]], Figure]] = {

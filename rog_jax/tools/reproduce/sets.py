@@ -10,6 +10,7 @@ from typing import Any
 
 from rog_jax.data.presets import preset
 from rog_jax.data.synthetic import make_dataset
+from rog_jax.evaluation.summary import write_json
 from rog_jax.tools.reproduce.places import Places
 from rog_jax.tools.reproduce.programs import call, check_trained, flags_of
 from rog_jax.training.checkpoint import flattened, nested
@@ -33,6 +34,8 @@ QUICK_SETTINGS: dict[str, Any] = {
     "optim.milestones": "(100,)",
     "train.steps": 4,
 }
+SOURCES = "sources.json"
+"""In a set of sprites: the folders that it was made of."""
 OPENIMAGES_SETTINGS: dict[str, Any] = {
     "data.format": "openimages",
     "model.masks": False,
@@ -45,6 +48,7 @@ def data_settings(data: str, places: Places) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the photographs, or the sprites and backgrounds, are not where `places` says.
+        ValueError: the set is there, made of other sprites or backgrounds.
     """
     if data == "ccp":
         if not (places.ccp / "train.json").is_file():
@@ -56,6 +60,8 @@ def data_settings(data: str, places: Places) -> dict[str, Any]:
         shutil.rmtree(unfinished, ignore_errors=True)
         _MAKERS[data](unfinished, places)
         unfinished.rename(folder)
+    if data == "sprites":
+        _check_sources(folder, places)
     if data != "openimages":
         return {"data.root": folder}
     return OPENIMAGES_SETTINGS | {
@@ -78,7 +84,23 @@ def _draw(folder: Path, name: str, places: Places, **more: Any) -> None:
 
 
 def _sprites(folder: Path, places: Places) -> None:
-    _draw(folder, "mini_lvis_sprites", places, sprites=str(places.sprites), backgrounds=str(places.backgrounds))
+    _draw(folder, "mini_lvis_sprites", places, **_sources(places))
+    write_json(folder / SOURCES, _sources(places))
+
+
+def _sources(places: Places) -> dict[str, str]:
+    return {"sprites": str(places.sprites), "backgrounds": str(places.backgrounds)}
+
+
+def _check_sources(folder: Path, places: Places) -> None:
+    """A set made of some sprites must not stand for one of others."""
+    path = folder / SOURCES
+    known = json.loads(path.read_text()) if path.is_file() else _sources(places)  # the first sets do not say
+    if known != _sources(places):
+        raise ValueError(
+            f"the set in {folder} is made of {known['sprites']} and {known['backgrounds']}, not of {places.sprites} "
+            f"and {places.backgrounds}: give those, another --work and --out, or remove that folder"
+        )
 
 
 def _openimages(folder: Path, places: Places) -> None:
@@ -142,6 +164,9 @@ def start_settings(data: str, depth: int, places: Places) -> dict[str, Any]:
 
     It is a detector of other categories, each as frequent as any other, without the layers that depend on categories.
     The real photographs are learnt from scratch.
+
+    Raises:
+        ProgramError: its training or evaluation failed, or was stopped.
     """
     if data == "ccp":
         return {}

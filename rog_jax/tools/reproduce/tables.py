@@ -16,7 +16,7 @@ from rog_jax.tools.reproduce.targets import Row, Target
 Figures = dict[str, Any]
 KIND_NAMES = {"segm": "masks", "bbox": "boxes"}
 FIFTHS = ("AP50", *(f"AP50_{number}" for number in range(1, 6)))
-_NAMES = {"AP": "AP", "APr": "AP_r", "APc": "AP_c", "APf": "AP_f"}
+FIGURE_NAMES = {"AP": "AP", "APr": "AP_r", "APc": "AP_c", "APf": "AP_f"}
 
 
 class Shown:
@@ -93,11 +93,10 @@ def _of_one_backbone(shown: Shown, other: Shown, seeds: Iterable[int]) -> list[i
 
 def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> str:
     """A markdown page: what there is, how it is made, tables, and plots by their paths from the page."""
-    commits = sorted({record.content["commit"] or "?" for shown in rows.values() for record in shown.records.values()})
     lines = [
         f"# {target.title}",
         "",
-        f"`python -m rog_jax.tools.reproduce {target.name}`. Commits of the runs: {', '.join(commits)}.",
+        f"`python -m rog_jax.tools.reproduce {target.name}`. {_commits(rows)}",
         *_backbones(rows),
         *(["", target.note] if target.note else []),
         *_VIEWS[target.view](rows),
@@ -108,6 +107,12 @@ def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> s
     while "\n\n\n" in text:  # where there was nothing to compare
         text = text.replace("\n\n\n", "\n\n")
     return text.rstrip() + "\n"
+
+
+def _commits(rows: dict[str, Shown]) -> str:
+    found = sorted({record.content["commit"] or "?" for shown in rows.values() for record in shown.records.values()})
+    changed = " (+ is that commit with changes)" if any(commit.endswith("+") for commit in found) else ""
+    return f"Commits of the runs: {', '.join(found)}{changed}."
 
 
 def _groups(rows: dict[str, Shown]) -> list[str]:
@@ -127,7 +132,7 @@ def figure_table(
     *,
     paper: bool,
 ) -> list[str]:
-    """A line of each row: its figures and how many seeds they are of.
+    """A line of each row, or of each backbone that its runs started from: figures and how many seeds they are of.
 
     Args:
         rows: by label.
@@ -137,16 +142,24 @@ def figure_table(
     """
     numbers = _backbone_numbers(rows)
     more = ["seeds", *(["backbone"] if numbers else []), *(["paper: AP_r / AP_c / AP_f"] if paper else [])]
-    header = ["", *(_NAMES.get(name, name) for name in names), *more]
+    header = ["", *(FIGURE_NAMES.get(name, name) for name in names), *more]
     lines = [_line(header), "|---" * len(header) + "|"]
     for label, shown in rows.items():
-        found = figures(shown)
-        cells = [mean_and_spread([of_seed[name] for of_seed in found.values()]) for name in names]
         gamma = "" if shown.gamma is None else f" (γ = {shown.gamma:g})"
-        started = ", ".join(sorted({numbers[shown.records[seed].backbone] for seed in found})) if numbers else ""
-        last = [str(len(found)), *([started] if numbers else []), *([shown.row.paper] if paper else [])]
-        lines.append(_line([label + gamma, *cells, *last]))
+        for backbone, found in _by_backbone(shown, figures(shown)).items():
+            cells = [mean_and_spread([of_seed[name] for of_seed in found]) for name in names]
+            started = [numbers.get(backbone, "")] if numbers else []
+            last = [str(len(found)), *started, *([shown.row.paper] if paper else [])]
+            lines.append(_line([label + gamma, *cells, *last]))
     return lines
+
+
+def _by_backbone(shown: Shown, figures: dict[int, Figures]) -> dict[str, list[Figures]]:
+    """Means over seeds of two backbones would hide their difference; one empty list where there are no figures."""
+    found: dict[str, list[Figures]] = {}
+    for seed, of_seed in figures.items():
+        found.setdefault(shown.records[seed].backbone, []).append(of_seed)
+    return found or {"": []}
 
 
 def difference_table(
@@ -162,20 +175,27 @@ def difference_table(
         for seed in _of_one_backbone(shown, other, ours.keys() & theirs.keys()):
             cells = [f"{100 * (ours[seed][name] - theirs[seed][name]):+.1f}" for name in names]
             lines.append(_line([label, shown.row.against, str(seed), *cells]))
-    header = ["", "less", "seed", *(_NAMES.get(name, name) for name in names)]
+    header = ["", "less", "seed", *(FIGURE_NAMES.get(name, name) for name in names)]
     return [_line(header), "|---" * len(header) + "|", *lines] if lines else []
 
 
 def cost_table(rows: dict[str, Shown]) -> list[str]:
     """Processor time that a step took, start and compilation included, and what a run took by the clock, with whatever
     else the machine did meanwhile; medians over the seeds."""
-    lines = [_line(["", "processor time a step", "a run by the clock", "steps"]), "|---" * 4 + "|"]
+    header = ["", "processor time a step", "a run by the clock", "steps", "commit"]
+    lines = [
+        "What the runs took, start and compilation included, on whatever machine each was made (only `cost` compares):",
+        "",
+        _line(header),
+        "|---" * len(header) + "|",
+    ]
     for label, shown in rows.items():
         contents = [record.content for record in shown.records.values()]
         if contents:
             a_step = statistics.median(1000 * c["spent"]["training"]["cpu_seconds"] / c["steps"] for c in contents)
             clock = statistics.median(sum(part["seconds"] for part in c["spent"].values()) for c in contents)
-            lines.append(_line([label, f"{a_step:.0f} ms", f"{clock / 60:.0f} min", str(contents[0]["steps"])]))
+            steps, commits = str(contents[0]["steps"]), ", ".join(dict.fromkeys(c["commit"] or "?" for c in contents))
+            lines.append(_line([label, f"{a_step:.0f} ms", f"{clock / 60:.0f} min", steps, commits]))
     return lines
 
 
@@ -229,7 +249,7 @@ def _intervals(rows: dict[str, Shown]) -> list[str]:
     for kind, name in KIND_NAMES.items():
         pairs = [(label, shown, rows[shown.row.against]) for label, shown in rows.items() if shown.row.against]
         found = [(label, paired_differences(*pair, kind)) for label, *pair in pairs]
-        header = ["less the row without GAP", *(_NAMES[figure] for figure in FIGURES), "seeds"]
+        header = ["less the row without GAP", *(FIGURE_NAMES[figure] for figure in FIGURES), "seeds"]
         table = [
             _line([label, *(_interval(*differences[figure]) for figure in FIGURES), str(seeds)])
             for label, (differences, seeds) in found
@@ -242,8 +262,16 @@ def _intervals(rows: dict[str, Shown]) -> list[str]:
 
 
 def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str, tuple[float, np.ndarray]], int]:
-    """By figure, the observed difference and those of the replicates, means over the seeds that both have, of one
-    backbone; and how many seeds these are."""
+    """What a row differs by from the one that it is compared with, as the mean over the seeds.
+
+    Args:
+        shown, other: the two rows, of whose records those with replicates count.
+        kind: "bbox" or "segm".
+
+    Returns:
+        By figure, the observed difference and those of the replicates, [B], in fractions of 1; and of how many seeds:
+        those that both have, from one backbone.
+    """
     ours, theirs = (
         {
             seed: (record.figures(kind), record.content["replicates"][kind])
@@ -262,8 +290,8 @@ def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str,
 
 
 def _interval(observed: float, replicates: np.ndarray) -> str:
-    """The replicates' spread about the observed difference: their own mean is off it, as images that are drawn twice
-    raise AP."""
+    """The replicates' spread about the observed difference, which their own mean is off: AP of images drawn anew, some
+    of them twice, is not on average that of the set."""
     if math.isnan(observed) or np.isnan(replicates).all():
         return "–"
     low, high = 100 * (observed + np.nanpercentile(replicates, [2.5, 97.5]) - np.nanmean(replicates))

@@ -55,4 +55,4 @@ def test_the_cost_of_a_step(places, monkeypatch):
     assert content["categories"] > 0
     assert 0 < content["traced_share"] < 1
     assert f"{content['categories']} categories" in page
-    assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms |" in page
+    assert f"| sigmoid CE + GAP | {content['cpu_ms']['gap']:.0f} ms | {content['wall_ms']['gap']:.0f} ms |" in page

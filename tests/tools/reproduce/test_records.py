@@ -24,6 +24,15 @@ def test_records_of_other_settings_are_refused(places):
     assert "0 of   5 finished" in status([TARGETS["table4"]], places)
 
 
+@pytest.mark.parametrize("key", ["spent", "figures", "replicates"])
+def test_records_that_lack_something_are_named(places, key):
+    write_record(places, RUN, 0, content())
+    path = record_path(places, RUN, 0)
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+    with pytest.raises(RecordError, match=f"{path.name} is broken .*{key}.*: remove it"):
+        read_record(places, RUN, 0)
+
+
 def test_quick_records_are_not_taken_for_others(places):
     write_record(places, RUN, 0, content())
     with pytest.raises(RecordError, match=r"other settings \(quick\)"):

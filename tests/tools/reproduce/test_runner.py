@@ -106,6 +106,14 @@ def test_no_run_is_begun_when_time_is_up(places, programs):
     assert not calls
 
 
+def test_the_time_is_looked_at_before_every_run(places, programs, monkeypatch):
+    clock = iter([0.0, 30.0, 90.0])  # of the start and before each run
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    assert not runner.make_runs([(RUN, 0), (RUN, 1)], places, minutes=1.0)
+    assert read_record(places, RUN, 0) is not None
+    assert read_record(places, RUN, 1) is None
+
+
 def test_records_are_looked_at_before_the_first_run(places, programs):
     calls, _ = programs
     write_record(places, Run(RUN.name, {}), 1, content())

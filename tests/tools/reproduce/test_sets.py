@@ -51,6 +51,18 @@ def test_half_made_sets_are_made_again(places, monkeypatch):
     assert len(json.loads((root / "val.json").read_text())["images"]) == sets.QUICK_SET["val_images"]
 
 
+def test_a_set_of_other_sprites_does_not_stand_for_ours(places, monkeypatch):
+    def made(folder, settings):
+        folder.mkdir(parents=True)
+        (folder / "val.json").touch()
+
+    monkeypatch.setattr(sets, "make_dataset", made)
+    ours = places._replace(sprites=places.work / "ours")
+    assert data_settings("sprites", ours) == data_settings("sprites", ours)
+    with pytest.raises(ValueError, match=r"is made of .*ours and .*nowhere, not of .*others .*remove that folder"):
+        data_settings("sprites", places._replace(sprites=places.work / "others"))
+
+
 def test_what_depends_on_categories_is_not_shared():
     parameters = {
         "backbone": {"stem": {"kernel": 1}},

@@ -47,7 +47,8 @@ def test_means_spreads_differences_and_the_papers_figures(places):
     assert "| sigmoid CE + GAP | sigmoid CE | 0 | +4.0 | +2.0 | +4.0 | +8.0 |" in lines
     assert "| sigmoid CE + GAP | sigmoid CE | 1 | +1.0 | +0.5 | +1.0 | +2.0 |" in lines
     assert any(line.startswith("| softmax CE | – |") for line in lines)
-    assert "| sigmoid CE | 10000 ms | 1 min | 4 |" in lines
+    assert "| sigmoid CE | 10000 ms | 1 min | 4 | abc |" in lines
+    assert any(line.endswith(" Commits of the runs: abc.") for line in lines)
     assert cv2.imread(str(places.out / "plots" / "headline.png")) is not None
 
 
@@ -55,15 +56,35 @@ def test_runs_from_different_backbones_are_told_apart(places):
     write(places, "headline", "sigmoid CE", 0, 0.1, backbone="aa")
     write(places, "headline", "sigmoid CE + GAP", 0, 0.1, backbone="aa")
     assert not any("trained more than once" in line for line in lines_of(places, "headline"))
-    write(places, "headline", "sigmoid CE + GAP", 1, 0.1, backbone="bb")
+    write(places, "headline", "sigmoid CE + GAP", 1, 0.3, backbone="bb", commit="abc+")
     write(places, "headline", "sigmoid CE", 1, 0.1, backbone="aa")
     write(places, "headline", "softmax CE", 0, 0.1, backbone="cc")
     lines = lines_of(places, "headline")
     assert any("1 is aa, 2 is bb, 3 is cc." in line for line in lines)
-    assert any(line.startswith("| sigmoid CE + GAP | 10.0 ") and " | 2 | 1, 2 | " in line for line in lines)
+    ranked = [line.split(" | ") for line in lines if line.startswith("| sigmoid CE + GAP | ") and "Table 1" in line]
+    assert [(cells[1], *cells[5:7]) for cells in ranked] == [("10.0", "1", "1"), ("30.0", "1", "2")]  # no mean of both
+    assert any("Commits of the runs: abc, abc+ (+ is that commit with changes)." in line for line in lines)
     assert any(line.startswith("| softmax CE | 10.0 ") and " | 1 | 3 | " in line for line in lines)
     differences = [line for line in lines if line.startswith("| sigmoid CE + GAP | sigmoid CE |")]
     assert {line.split(" | ")[2] for line in differences} == {"0"}  # of seed 1 the backbones differ
+
+
+def test_norcals_gamma_is_that_of_masks_and_of_the_mean_of_the_seeds(places):
+    """By boxes it would be 1, by seed 0 alone 0.75."""
+    at = {0: {0.25: 0.1, 0.5: 0.3, 0.75: 0.4}, 1: {0.25: 0.2, 0.5: 0.3, 0.75: 0.1}}
+    for seed, of_seed in at.items():
+        rows = [
+            row | dict.fromkeys(("AP", "APr", "APc", "APf"), of_seed.get(row["gamma"], 0.0))
+            if row["kind"] == "segm"
+            else row
+            for row in sweep(1.0)
+        ]
+        write(places, "headline", "softmax CE", seed, 0.1, sweep=rows)
+    found = [line for line in lines_of(places, "headline") if line.startswith("| CE + NorCal (γ = ")]
+    assert [line.split(" | ")[:2] for line in found] == [
+        ["| CE + NorCal (γ = 0.5)", "30.0 ± 0.0"],
+        ["| CE + NorCal (γ = 0.5)", "35.0 ± 0.0"],  # boxes, at that of masks
+    ]
 
 
 def test_norcal_is_shown_at_its_best_gamma_and_never_at_none(places):
@@ -133,7 +154,7 @@ def test_table6_has_fifths(places):
 
 
 def test_intervals_pair_the_replicates(places):
-    noise, gain = np.linspace(0, 0.2, 101), np.linspace(0.01, 0.11, 101)
+    noise, gain = np.linspace(0, 0.2, 101), 0.01 + 0.1 * np.linspace(0, 1, 101) ** 2  # skewed
     order = np.random.default_rng(0).permutation(101)  # percentiles that are not of differences would be others
     for seed, ap in enumerate((0.10, 0.14)):
         for label, more, lift in (("sigmoid CE", 0.0, 0.0), ("sigmoid CE + GAP", gain[order] * (1 + seed), 0.04)):
@@ -146,7 +167,8 @@ def test_intervals_pair_the_replicates(places):
     observed, replicates = differences["AP"]
     assert observed == pytest.approx(0.06)
     np.testing.assert_allclose(replicates, 1.5 * gain[order])
-    at = {"+6.0": "-1.1 to +13.1", "+3.0": "-4.1 to +10.1", "+12.0": "+4.9 to +19.1"}  # 95 % of 15 points, about each
+    # Percentiles of 1.5 times the gain less their mean, -5.0 and +9.2, about each point.
+    at = {"+6.0": "+1.0 to +15.2", "+3.0": "-2.0 to +12.2", "+12.0": "+7.0 to +21.2"}
     cells = " | ".join(f"{point} ({at[point]})" for point in ("+6.0", "+3.0", "+6.0", "+12.0"))
     assert f"| sigmoid CE + GAP | {cells} | 2 |" in lines_of(places, "ccp")
 

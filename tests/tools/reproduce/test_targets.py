@@ -1,12 +1,16 @@
 """The list of runs: names, order, and settings that the recipes have."""
 
+import hashlib
+import json
+
 import pytest
 
 from configs import ccp_r18, common, lvis_r50, mini_lvis
+from rog_jax.data.presets import preset
 from rog_jax.models.recipe import with_recipe
 from rog_jax.tools.reproduce.places import ROOT
 from rog_jax.tools.reproduce.runner import recipe_of
-from rog_jax.tools.reproduce.runs import CAPS
+from rog_jax.tools.reproduce.runs import CAPS, VERSION
 from rog_jax.tools.reproduce.sets import OPENIMAGES_SETTINGS, QUICK_SETTINGS, data_settings, start_settings
 from rog_jax.tools.reproduce.status import RECIPE_EPOCHS
 from rog_jax.tools.reproduce.targets import TARGETS
@@ -75,6 +79,20 @@ def test_the_recipe_by_hand_finds_what_the_runner_makes(places):
     made = data_settings("backbone", places)
     assert ROOT / backbone.data.root == default / made["data.root"].relative_to(places.work)
     assert not backbone.init_from
+
+
+def test_whoever_changes_the_recipe_thinks_of_the_version():
+    """Records know each other by `VERSION` alone. Where runs come out as before (a new option, off), only the digest
+    here is to be renewed.
+    """
+    recipes = {variant: mini_lvis.get_config(variant).to_dict() for variant in sorted(mini_lvis.VARIANTS)}
+    sets = [
+        preset("mini_lvis"),
+        preset("mini_lvis_backbone"),
+        preset("mini_lvis_sprites", sprites="a", backgrounds="b"),
+    ]
+    text = json.dumps([recipes, *map(vars, sets)], sort_keys=True, default=str)
+    assert (VERSION, hashlib.sha256(text.encode()).hexdigest()[:12]) == (1, "b3111d2814f8")
 
 
 def test_the_recipe_is_what_the_runner_takes_it_for():
