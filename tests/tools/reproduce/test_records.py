@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from rog_jax.tools.reproduce.records import RecordError, read_record, record_path, write_record
+from rog_jax.tools.reproduce.records import RecordError, _digest, read_record, record_path, write_record
 from rog_jax.tools.reproduce.runs import Run
 from rog_jax.tools.reproduce.status import status
 from rog_jax.tools.reproduce.targets import TARGETS
+from rog_jax.training.initial import InitialWeights, save_initial
 from tests.tools.reproduce.made_up import RUN, content
 
 
@@ -31,6 +33,16 @@ def test_records_that_lack_something_are_named(places, key):
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
     with pytest.raises(RecordError, match=f"{path.name} is broken .*{key}.*: remove it"):
         read_record(places, RUN, 0)
+
+
+def test_a_backbones_digest_is_of_its_weights(tmp_path):
+    def digest(name: str, value: float) -> str | None:
+        save_initial(tmp_path / name, InitialWeights({"stem": {"kernel": np.full(3, value, np.float32)}}, {}, {}))
+        return _digest(str(tmp_path / name))
+
+    assert digest("a", 1.0) == digest("b", 1.0)
+    assert digest("c", 1.0) != digest("d", np.nextafter(np.float32(1), np.float32(2)))
+    assert _digest("") is None
 
 
 def test_quick_records_are_not_taken_for_others(places):

@@ -44,6 +44,26 @@ def test_what_a_run_is_evaluated_for(places, programs):
     assert [(arguments[0], devices) for arguments, devices in calls] == [("train.py", 4), ("eval.py", 1)]
 
 
+def test_the_sweep_reads_the_results_that_are_there(places, programs):
+    calls, _ = programs
+    results = places.work / "runs" / f"{RUN.name}.seed0" / "eval" / "results_segm.json"
+    results.parent.mkdir(parents=True)
+    results.touch()
+    runner.make_run(RUN, 0, places._replace(keep=True))
+    flags = calls[-1][0]
+    assert f"--results={results}" in flags
+    assert not any(flag.startswith("--sweep_gammas") for flag in flags)
+    assert results.is_file()  # --keep keeps the folder
+
+
+def test_settings_of_a_run(places, programs):
+    """Beside the recipe's, in this order: where it starts from and learns, then its own."""
+    full = runner.settings_of(RUN, 3, places._replace(quick=False))
+    ours = {"data.root": "DATA", "init_from": "R18", "model.depth": 18, "train.seed": 3}
+    assert full == ours | RUN.settings
+    assert runner.settings_of(RUN, 3, places) == full | sets.QUICK_SETTINGS
+
+
 def test_a_failed_run_is_made_again_and_its_time_counted(places, programs):
     calls, fails = programs
     fails.append("eval.py")
