@@ -1,21 +1,45 @@
 """Everything in the tiny version: sets, backbone, runs, records, pages."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from rog_jax.tools.reproduce import cost, runner
 from rog_jax.tools.reproduce.__main__ import main
+from rog_jax.tools.reproduce.places import ROOT
 from rog_jax.tools.reproduce.records import read_record
 from rog_jax.tools.reproduce.sets import data_settings
 from rog_jax.tools.reproduce.targets import TARGETS
 
 
+def stop_in_the_first_run(command: list[str], work: Path) -> None:
+    """As a batch system does it, by SIGTERM."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "rog_jax.tools.reproduce", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not list(work.glob("runs/*/log.txt")):
+        assert program.poll() is None, program.stderr.read()
+        time.sleep(0.2)
+    program.terminate()
+    _, said = program.communicate(timeout=300)
+    assert said.endswith("reproduce: stopped; the same command goes on from here\n")
+    assert list(work.glob("runs/*/run.json"))
+    assert not list(work.glob("results/runs/*.json"))
+
+
 @pytest.mark.slow
 def test_a_figure_end_to_end(tmp_path):
-    """Sets, backbone, two runs, records, page and plot; then nothing is left to do."""
+    """Sets, backbone, two runs (one of them interrupted), records, page and plot; then nothing is left to do."""
     command = ["figure4", "--quick", "--work", str(tmp_path)]
+    stop_in_the_first_run(command, tmp_path / "quick")
+    backbone = tmp_path / "quick" / "backbones" / "resnet18"
+    made = backbone.stat().st_mtime_ns
     main(command)
+    assert backbone.stat().st_mtime_ns == made
     out = tmp_path / "quick" / "results"
     assert sorted(path.name for path in (out / "runs").iterdir()) == [
         "sigmoid_ce-gap.seed0.json",
