@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=[*TARGETS, "cost", "all"],
         help="cost: of GAP in a step; all: every other target, one after the other, by their worth",
     )
-    parser.add_argument("--seeds", type=int, help="of every run to make [3 of what matters most, 1 else]")
+    parser.add_argument("--seeds", type=int, help="seeds of every run [as many as each row wants: 1 or 3]")
     parser.add_argument("--quick", action="store_true", help="a tiny version of all, which shows that it works")
     parser.add_argument("--status", action="store_true", help="say what is finished and what remains; make nothing")
     parser.add_argument("--pages", action="store_true", help="write tables and plots of what is finished; run nothing")

@@ -48,7 +48,7 @@ def write_cost(places: Places) -> Path:
         "# The cost of GAP",
         "",
         f"`python -m rog_jax.tools.reproduce cost`, commit {git_commit()}: a training step of 8 images and 256 RoIs, "
-        f"{content['categories']} categories, on {available_cores()} cores; medians of {ROUNDS} rounds of {STEPS} "
+        f"{content['categories']} categories, on {content['cores']} cores; medians of {ROUNDS} rounds of {STEPS} "
         "steps, by turns.",
         "",
         "| | processor time | by the clock |",
@@ -69,7 +69,7 @@ def measure(places: Places, rounds: int, steps: int) -> dict[str, Any]:
 
     Returns:
         "cpu_ms" and "wall_ms" of a step by ranking loss; the "traced_share" of the ranking in the operations of a step
-        with GAP; the number of "categories".
+        with GAP; the numbers of "categories" and of "cores".
     """
     config = _config(places)
     config.model.num_classes = load_split(config.data, "train").num_classes
@@ -91,7 +91,7 @@ def measure(places: Places, rounds: int, steps: int) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         traced = profiled(programs["gap"], steps, folder)["groups"]["ranking loss"]
-    return medians | {"traced_share": traced, "categories": config.model.num_classes}
+    return medians | {"traced_share": traced, "categories": config.model.num_classes, "cores": available_cores()}
 
 
 def _config(places: Places) -> ConfigDict:

@@ -20,8 +20,7 @@ from rog_jax.training.checkpoint import flattened
 from rog_jax.training.initial import load_initial
 
 SCHEMA = 1
-KEYS = {"schema", "spent", "steps", "commit", "backbone", "figures", "sweep", "categories", "classifier", "replicates"}
-"""What pages, plots and times are made from."""
+_KEYS = {"schema", "spent", "steps", "commit", "backbone", "figures", "sweep", "categories", "classifier", "replicates"}
 KINDS = ("bbox", "segm")
 FIGURES = ("AP", "APr", "APc", "APf")
 _MORE = ("AP50", "AP75", *(name for name in OPENIMAGES_COLUMNS if name != "AP50"))
@@ -124,7 +123,7 @@ def open_record(path: Path) -> Record:
     try:
         content = json.loads(path.read_text())
         content["run"] = {"quick": False} | content["run"]  # the first records do not say
-        if missing := KEYS - content.keys():
+        if missing := sorted(_KEYS - content.keys()):
             raise KeyError(*missing)
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is broken ({error}): remove it, and its run is made again") from error

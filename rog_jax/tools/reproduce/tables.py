@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,18 @@ FIGURE_NAMES = {"AP": "AP", "APr": "AP_r", "APc": "AP_c", "APf": "AP_f"}
 
 
 class Shown:
-    """A row with the records of its seeds that are there.
+    """A row with the records of its seeds that are there, all from one backbone.
 
     Attributes:
         row: of the target.
         records: by seed.
+        backbone: the digest of what they started from; "" without records.
         gamma: of NorCal, None without it.
     """
 
     def __init__(self, row: Row, records: dict[int, Record]):
         self.row, self.records = row, records
+        self.backbone = next((record.backbone for record in records.values()), "")
         self.gamma = self._best_gamma() if row.norcal and records else None
 
     def figures(self, kind: str, cap: int | None = None) -> dict[int, Figures]:
@@ -51,22 +53,33 @@ class Shown:
 def read_rows(target: Target, places: Places) -> dict[str, Shown]:
     """The target's rows by label, with the records that are there, of whatever seeds.
 
+    Where the runs of a row started from several backbones, it becomes several rows, the further ones with the digest in
+    their label: means over them would hide that they differ.
+
     Raises:
         RecordError: a record is there that is another run's.
     """
     rows = {}
     for row in target.rows:
         records = {seed: read_record(places, row.run, seed) for seed in seeds_of(places, row.run)}
-        rows[row.label] = Shown(row, records)
+        for place, backbone in enumerate(dict.fromkeys(record.backbone for record in records.values()) or [""]):
+            of_it = {seed: record for seed, record in records.items() if record.backbone == backbone}
+            rows[row.label if not place else f"{row.label} [{backbone}]"] = Shown(row, of_it)
     return rows
+
+
+def _partner(rows: dict[str, Shown], shown: Shown) -> Shown | None:
+    """What a row is compared with: of the row that it names, the runs from its own backbone."""
+    alike = (row for row in rows.values() if row.backbone == shown.backbone)
+    return next((row for row in alike if row.row.label == shown.row.against), None)
 
 
 def _backbone_numbers(rows: dict[str, Shown]) -> dict[str, str]:
     """Each backbone's digest to a number; {} where all runs of a depth started from the same weights."""
     found: dict[int, dict[str, None]] = {}
     for shown in rows.values():
-        for record in shown.records.values():
-            found.setdefault(shown.row.run.depth, {})[record.backbone] = None
+        if shown.records:
+            found.setdefault(shown.row.run.depth, {})[shown.backbone] = None
     if all(len(digests) == 1 for digests in found.values()):
         return {}
     digests = dict.fromkeys(itertools.chain(*found.values()))
@@ -84,11 +97,6 @@ def _backbones(rows: dict[str, Shown]) -> list[str]:
         "one backbone are for comparison, and differences are between such runs. By its digest: "
         f"{', '.join(f'{number} is {digest}' for digest, number in numbers.items())}.",
     ]
-
-
-def _of_one_backbone(shown: Shown, other: Shown, seeds: Iterable[int]) -> list[int]:
-    """Those seeds whose two runs started from the same weights."""
-    return [seed for seed in sorted(seeds) if shown.records[seed].backbone == other.records[seed].backbone]
 
 
 def page(target: Target, rows: dict[str, Shown], plots: Sequence[str] = ()) -> str:
@@ -132,7 +140,7 @@ def figure_table(
     *,
     paper: bool,
 ) -> list[str]:
-    """A line of each row, or of each backbone that its runs started from: figures and how many seeds they are of.
+    """A line of each row: its figures and how many seeds they are of.
 
     Args:
         rows: by label.
@@ -145,21 +153,13 @@ def figure_table(
     header = ["", *(FIGURE_NAMES.get(name, name) for name in names), *more]
     lines = [_line(header), "|---" * len(header) + "|"]
     for label, shown in rows.items():
+        found = figures(shown)
+        cells = [mean_and_spread([of_seed[name] for of_seed in found.values()]) for name in names]
         gamma = "" if shown.gamma is None else f" (γ = {shown.gamma:g})"
-        for backbone, found in _by_backbone(shown, figures(shown)).items():
-            cells = [mean_and_spread([of_seed[name] for of_seed in found]) for name in names]
-            started = [numbers.get(backbone, "")] if numbers else []
-            last = [str(len(found)), *started, *([shown.row.paper] if paper else [])]
-            lines.append(_line([label + gamma, *cells, *last]))
+        started = [numbers.get(shown.backbone, "")] if numbers else []
+        last = [str(len(found)), *started, *([shown.row.paper] if paper else [])]
+        lines.append(_line([label + gamma, *cells, *last]))
     return lines
-
-
-def _by_backbone(shown: Shown, figures: dict[int, Figures]) -> dict[str, list[Figures]]:
-    """Means over seeds of two backbones would hide their difference; one empty list where there are no figures."""
-    found: dict[str, list[Figures]] = {}
-    for seed, of_seed in figures.items():
-        found.setdefault(shown.records[seed].backbone, []).append(of_seed)
-    return found or {"": []}
 
 
 def difference_table(
@@ -168,11 +168,11 @@ def difference_table(
     """Each row less the one that it is compared with, by seeds of one backbone; [] where nothing is to compare."""
     lines = []
     for label, shown in rows.items():
-        other = rows.get(shown.row.against)
+        other = _partner(rows, shown)
         if other is None:
             continue
         ours, theirs = figures(shown), figures(other)
-        for seed in _of_one_backbone(shown, other, ours.keys() & theirs.keys()):
+        for seed in sorted(ours.keys() & theirs.keys()):
             cells = [f"{100 * (ours[seed][name] - theirs[seed][name]):+.1f}" for name in names]
             lines.append(_line([label, shown.row.against, str(seed), *cells]))
     header = ["", "less", "seed", *(FIGURE_NAMES.get(name, name) for name in names)]
@@ -247,8 +247,8 @@ def _intervals(rows: dict[str, Shown]) -> list[str]:
     images."""
     lines = []
     for kind, name in KIND_NAMES.items():
-        pairs = [(label, shown, rows[shown.row.against]) for label, shown in rows.items() if shown.row.against]
-        found = [(label, paired_differences(*pair, kind)) for label, *pair in pairs]
+        pairs = {label: (shown, _partner(rows, shown)) for label, shown in rows.items()}
+        found = [(label, paired_differences(*pair, kind)) for label, pair in pairs.items() if pair[1]]
         header = ["less the row without GAP", *(FIGURE_NAMES[figure] for figure in FIGURES), "seeds"]
         table = [
             _line([label, *(_interval(*differences[figure]) for figure in FIGURES), str(seeds)])
@@ -269,8 +269,8 @@ def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str,
         kind: "bbox" or "segm".
 
     Returns:
-        By figure, the observed difference and those of the replicates, [B], in fractions of 1; and of how many seeds:
-        those that both have, from one backbone.
+        By figure, the observed difference and those of the replicates, [B], in fractions of 1; and of how many seeds,
+        those that both have.
     """
     ours, theirs = (
         {
@@ -280,7 +280,7 @@ def paired_differences(shown: Shown, other: Shown, kind: str) -> tuple[dict[str,
         }
         for rows in (shown, other)
     )
-    seeds = _of_one_backbone(shown, other, ours.keys() & theirs.keys())
+    seeds = sorted(ours.keys() & theirs.keys())
 
     def difference(part: int, name: str) -> Any:
         values = [np.array([rows[seed][part][name] for seed in seeds], float) for rows in (ours, theirs)]

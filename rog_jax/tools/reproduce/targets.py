@@ -11,7 +11,7 @@ from rog_jax.tools.reproduce.runs import Run, gap_variation, object_level
 
 View = Literal["groups", "caps", "gradients", "classifiers", "fifths", "bootstrap"]
 SEVERAL = 3
-"""Seeds of rows whose differences one seed cannot tell from noise; others are too many."""
+"""Seeds of rows whose differences one seed cannot tell from noise; as many of every row would take days."""
 
 
 @dataclass(frozen=True)

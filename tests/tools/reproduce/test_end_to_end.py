@@ -21,11 +21,16 @@ def stop_in_the_first_run(command: list[str], work: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "rog_jax.tools.reproduce", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    while not list(work.glob("runs/*/log.txt")):
-        assert program.poll() is None, program.stderr.read()
-        time.sleep(0.2)
-    program.terminate()
-    _, said = program.communicate(timeout=300)
+    try:
+        deadline = time.monotonic() + 1200
+        while not list(work.glob("runs/*/log.txt")):  # training has been started; it is not waited for its steps, 4
+            assert program.poll() is None, program.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        program.terminate()
+        _, said = program.communicate(timeout=300)
+    finally:
+        program.kill()
     assert said.endswith("reproduce: stopped; the same command goes on from here\n")
     assert list(work.glob("runs/*/run.json"))
     assert not list(work.glob("results/runs/*.json"))

@@ -1,6 +1,7 @@
 """The queue: what is made, what is not made again, and what is left after an interruption."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,10 +58,10 @@ def test_the_sweep_reads_the_results_that_are_there(places, programs):
 
 
 def test_settings_of_a_run(places, programs):
-    """Beside the recipe's, in this order: where it starts from and learns, then its own."""
     full = runner.settings_of(RUN, 3, places._replace(quick=False))
     ours = {"data.root": "DATA", "init_from": "R18", "model.depth": 18, "train.seed": 3}
     assert full == ours | RUN.settings
+    assert runner.settings_of(Run("own", {"init_from": ""}), 3, places._replace(quick=False))["init_from"] == ""
     assert runner.settings_of(RUN, 3, places) == full | sets.QUICK_SETTINGS
 
 
@@ -128,7 +129,7 @@ def test_no_run_is_begun_when_time_is_up(places, programs):
 
 def test_the_time_is_looked_at_before_every_run(places, programs, monkeypatch):
     clock = iter([0.0, 30.0, 90.0])  # of the start and before each run
-    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert not runner.make_runs([(RUN, 0), (RUN, 1)], places, minutes=1.0)
     assert read_record(places, RUN, 0) is not None
     assert read_record(places, RUN, 1) is None

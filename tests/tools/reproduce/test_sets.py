@@ -61,6 +61,8 @@ def test_a_set_of_other_sprites_does_not_stand_for_ours(places, monkeypatch):
     assert data_settings("sprites", ours) == data_settings("sprites", ours)
     with pytest.raises(ValueError, match=r"is made of .*ours and .*nowhere, not of .*others .*remove that folder"):
         data_settings("sprites", places._replace(sprites=places.work / "others"))
+    (places.work / "data" / "sprites" / sets.SOURCES).unlink()  # as the first sets are
+    assert data_settings("sprites", places) == data_settings("sprites", ours)
 
 
 def test_what_depends_on_categories_is_not_shared():

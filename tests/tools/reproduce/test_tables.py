@@ -61,8 +61,13 @@ def test_runs_from_different_backbones_are_told_apart(places):
     write(places, "headline", "softmax CE", 0, 0.1, backbone="cc")
     lines = lines_of(places, "headline")
     assert any("1 is aa, 2 is bb, 3 is cc." in line for line in lines)
-    ranked = [line.split(" | ") for line in lines if line.startswith("| sigmoid CE + GAP | ") and "Table 1" in line]
+    ranked = [line.split(" | ") for line in lines if line.startswith("| sigmoid CE + GAP") and "Table 1" in line]
     assert [(cells[1], *cells[5:7]) for cells in ranked] == [("10.0", "1", "1"), ("30.0", "1", "2")]  # no mean of both
+    assert ranked[1][0] == "| sigmoid CE + GAP [bb]"
+    write(places, "headline", "sigmoid CE", 2, 0.1, backbone="bb")
+    write(places, "headline", "sigmoid CE + GAP", 2, 0.2, backbone="bb")
+    further = [line for line in lines_of(places, "headline") if line.startswith("| sigmoid CE + GAP [bb] | sigmoid CE")]
+    assert [line.split(" | ")[2:4] for line in further] == [["2", "+10.0"]] * 2  # of masks and of boxes
     assert any("Commits of the runs: abc, abc+ (+ is that commit with changes)." in line for line in lines)
     assert any(line.startswith("| softmax CE | 10.0 ") and " | 1 | 3 | " in line for line in lines)
     differences = [line for line in lines if line.startswith("| sigmoid CE + GAP | sigmoid CE |")]
