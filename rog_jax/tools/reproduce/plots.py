@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rog_jax.evaluation.report_plots import draw_all
 from rog_jax.tools.reproduce.records import FIGURES
 from rog_jax.tools.reproduce.runs import CAPS
-from rog_jax.tools.reproduce.tables import FIFTHS, FIGURE_NAMES, KIND_NAMES, Shown
+from rog_jax.tools.reproduce.tables import FIFTHS, FIGURE_NAMES, KIND_NAMES, Shown, defined_percents
 from rog_jax.tools.reproduce.targets import Target
 
 _PIXELS_PER_INCH = 100
@@ -64,7 +64,7 @@ def _bars(
     """A group of bars for each row, the first row on top: means over the seeds, and each seed as a dot."""
     thickness = 0.8 / len(names)
     for place, name in enumerate(names):
-        values = [_defined(of_seed[name] for of_seed in figures(shown)) for shown in rows.values()]
+        values = [defined_percents(of_seed[name] for of_seed in figures(shown)) for shown in rows.values()]
         at = np.arange(len(rows)) + (place - (len(names) - 1) / 2) * thickness
         means = [_mean(of_row) for of_row in values]
         style = {"color": _COLORS[place], "hatch": _HATCHES[place], "edgecolor": "white", "linewidth": 0}
@@ -85,7 +85,9 @@ def _caps(rows: dict[str, Shown]) -> Figure:
     for ax, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for dash, (label, shown) in zip(("-", "--", ":", "-."), rows.items(), strict=False):
             for name, color in zip(FIGURES, _COLORS, strict=False):
-                found = [_defined(of_seed[name] for of_seed in shown.figures(kind, cap).values()) for cap in CAPS]
+                found = [
+                    defined_percents(of_seed[name] for of_seed in shown.figures(kind, cap).values()) for cap in CAPS
+                ]
                 means = [_mean(values) for values in found]
                 ax.plot(CAPS, means, dash, marker=".", color=color, label=f"{FIGURE_NAMES[name]}, {label}")
         ax.set(xlabel="detections an image", ylabel=f"AP of {KIND_NAMES[kind]}")
@@ -93,11 +95,6 @@ def _caps(rows: dict[str, Shown]) -> Figure:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=2)
     return figure
-
-
-def _defined(fractions: Iterable[float]) -> list[float]:
-    """In percent."""
-    return [100 * value for value in fractions if not math.isnan(value)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -60,7 +60,7 @@ def data_settings(data: str, places: Places) -> dict[str, Any]:
         shutil.rmtree(unfinished, ignore_errors=True)
         _MAKERS[data](unfinished, places)
         unfinished.rename(folder)
-    if data == "sprites":
+    elif data == "sprites":
         _check_sources(folder, places)
     if data != "openimages":
         return {"data.root": folder}

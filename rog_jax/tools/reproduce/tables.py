@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -316,9 +316,14 @@ def _medians(rows: dict[str, Shown], name: str, value: Callable) -> list[str]:
     return lines
 
 
+def defined_percents(fractions: Iterable[float]) -> list[float]:
+    """Those that are not NaN, in percent."""
+    return [100 * value for value in fractions if not math.isnan(value)]
+
+
 def mean_and_spread(values: Sequence[float]) -> str:
     """In percent; the standard deviation (of a sample) where there are several."""
-    known = [100 * value for value in values if not math.isnan(value)]
+    known = defined_percents(values)
     if not known:
         return "–"
     spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
